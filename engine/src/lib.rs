@@ -1,0 +1,1 @@
+//! What does it read, remember, answer?

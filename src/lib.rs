@@ -1,0 +1,2 @@
+//! Palimpsest.
+pub use palimpsest_engine::*;
