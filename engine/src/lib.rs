@@ -1,1 +1,35 @@
 //! What does it read, remember, answer?
+//!
+//! A question goes through one file an arrow: `retrieve` -> `rerank` -> `read` -> `state` <-> `snapshot` <-> `store` ->
+//! `answer` -> `cite`; `ask` strings them together and [`Engine`] is what an app holds. The network is `model`, its plain
+//! twin `twin`, its weights on disk `checkpoint`, its tokenizer and prompts `prompt`.
+//!
+//! Refused here: hybrids with attention, spans that are not in the source byte for byte, snapshots of another reader.
+
+pub mod answer;
+pub mod ask;
+pub mod bench;
+pub mod checkpoint;
+pub mod cite;
+mod engine;
+mod error;
+pub mod measure;
+pub mod model;
+pub mod prompt;
+pub mod read;
+pub mod rerank;
+pub mod retrieve;
+pub mod snapshot;
+pub mod state;
+pub mod store;
+pub mod twin;
+
+pub use ask::{Answer, AskOptions, Tier, Timings};
+pub use cite::Citation;
+pub use engine::{Engine, Options, Status, default_reader, store_name};
+pub use error::{Error, Result};
+pub use read::{Reader, ReaderOptions};
+pub use snapshot::{Refusal, Restore};
+
+pub use palimpsest_index as index;
+pub use palimpsest_kernels as kernels;

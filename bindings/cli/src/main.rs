@@ -1,1 +1,55 @@
-fn main() {}
+//! `palimpsest`: the command line. What was typed is `args.rs`; what it does is one function a verb in `verbs.rs`; what is
+//! printed is `show.rs`.
+
+mod args;
+mod show;
+mod verbs;
+
+use std::process::ExitCode;
+
+use args::{Args, Verb};
+use clap::Parser;
+use palimpsest_engine::Error;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let json = args.json;
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (code, kind) = exit_code(&error);
+            if json {
+                println!("{}", serde_json::json!({ "error": { "kind": kind, "code": code, "message": error.to_string() } }));
+            }
+            eprintln!("palimpsest: {error}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Error> {
+    let out = show::Output { json: args.json };
+    match args.verb {
+        Verb::Ingest(v) => verbs::ingest(&v, out),
+        Verb::Ask(v) => verbs::ask(&v, out),
+        Verb::Search(v) => verbs::search(&v, out),
+        Verb::Show(v) => verbs::show(&v, out),
+        Verb::Forget(v) => verbs::forget(&v, out),
+        Verb::Status(v) => verbs::status(&v, out),
+        Verb::Model(v) => verbs::model(&v, out),
+        Verb::Eval(v) => verbs::eval(&v, out),
+        Verb::Bench(v) => verbs::bench(&v, out),
+    }
+}
+
+/// Documented in the README: a script can branch on it.
+fn exit_code(error: &Error) -> (u8, &'static str) {
+    match error {
+        Error::Input(_) | Error::Io { .. } => (3, "input"),
+        Error::Reader { .. } => (4, "reader"),
+        Error::Index(_) | Error::Store(_) => (5, "store"),
+        Error::Kernel(_) => (6, "processor"),
+        Error::Cancelled => (130, "cancelled"),
+        _ => (1, "internal"),
+    }
+}

@@ -1,0 +1,177 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Read once, ask for ever: documents in, cited answers out.
+///
+/// Exit codes: 0 done (also when there is no answer), 1 an error of the program itself, 2 wrong usage, 3 bad input (a path,
+/// a document, a question), 4 the reader's files, 5 the store, 6 this processor lacks what was asked for, 130 cancelled.
+#[derive(Parser)]
+#[command(name = "palimpsest", version, about, long_about)]
+pub(crate) struct Args {
+    /// Print exactly one JSON object to stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Add files and folders to a store, and bring it up to date with them
+    Ingest(Ingest),
+    /// Answer a question from the documents, with citations
+    Ask(Ask),
+    /// List the passages that match best
+    Search(Search),
+    /// Print the text of a document, as citations count its bytes
+    Show(OneDocument),
+    /// Forget a document
+    Forget(OneDocument),
+    /// What the store holds
+    Status(Status),
+    /// Look at a reader
+    Model(Model),
+    /// Measure answers or retrieval
+    Eval(Eval),
+    /// Measure speed
+    Bench(Bench),
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct StoreArg {
+    /// Folder of the store [default: a folder of its own in the user's cache]
+    #[arg(long, value_name = "DIR", env = "PALIMPSEST_STORE")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ReaderArgs {
+    /// Folder of the reader [default: the one that ships]
+    #[arg(long = "model", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Threads to read with [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Ingest {
+    /// Files and folders
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Ask {
+    /// What you want to know
+    pub(crate) question: String,
+    /// Files and folders to bring into the store first
+    pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    #[command(flatten)]
+    pub(crate) reader: ReaderArgs,
+    /// Passages to read at most
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) passages: usize,
+    /// Give no answer below this confidence, 0..1
+    #[arg(long, value_name = "P")]
+    pub(crate) min_confidence: Option<f32>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Search {
+    /// Words to look for
+    pub(crate) query: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// Passages to list at most
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) limit: usize,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct OneDocument {
+    /// The document: its path or id
+    pub(crate) document: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// List the documents
+    #[arg(long)]
+    pub(crate) documents: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Model {
+    #[command(subcommand)]
+    pub(crate) verb: ModelVerb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ModelVerb {
+    /// Shape, dialect, prompt form and fingerprint of the reader in a folder
+    Inspect {
+        /// Folder of the reader
+        folder: PathBuf,
+    },
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Eval {
+    #[command(subcommand)]
+    pub(crate) verb: EvalVerb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EvalVerb {
+    /// EM and F1, each question's own paragraph given
+    Qa {
+        /// Questions: .jsonl or .jsonl.zst with title, context, question and answers
+        file: PathBuf,
+        /// The first N questions [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// Write a JSON line for each question here
+        #[arg(long, value_name = "OUT")]
+        rows: Option<PathBuf>,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// nDCG@10, recall@100 and MRR@10 of BM25
+    Retrieval {
+        /// Folder with corpus.jsonl, queries.jsonl and qrels.tsv
+        folder: PathBuf,
+    },
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) verb: BenchVerb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchVerb {
+    /// Rate of reading, beside its matrix products alone and candle's
+    Read {
+        /// Tokens to read in each round
+        #[arg(long, default_value_t = 1024, value_name = "N")]
+        tokens: usize,
+        /// Rounds; medians are reported
+        #[arg(long, default_value_t = 5, value_name = "N")]
+        rounds: usize,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+}

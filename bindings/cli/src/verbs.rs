@@ -1,0 +1,191 @@
+//! One function a verb: arguments -> engine -> output.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use palimpsest_engine::checkpoint::Checkpoint;
+use palimpsest_engine::measure::{given_paragraph, questions};
+use palimpsest_engine::state::State;
+use palimpsest_engine::{AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, default_reader, index};
+use serde_json::json;
+
+use crate::args;
+use crate::show::{self, Output};
+
+fn io(path: &Path, source: std::io::Error) -> Error {
+    Error::Io { path: path.to_path_buf(), source }
+}
+
+/// The store that was named, or one in the user's cache: one for each set of paths, `default` for none.
+fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result<PathBuf> {
+    if let Some(folder) = named {
+        return Ok(folder.clone());
+    }
+    let cache = dirs::cache_dir()
+        .ok_or_else(|| Error::Input("this user has no cache folder: name a store with --store DIR".into()))?
+        .join("palimpsest");
+    if paths.is_empty() {
+        return Ok(cache.join("default"));
+    }
+    let mut absolute = paths.iter().map(|p| p.canonicalize().map_err(|e| io(p, e))).collect::<Result<Vec<_>>>()?;
+    absolute.sort();
+    absolute.dedup();
+    let name = palimpsest_engine::store_name(&absolute);
+    Ok(cache.join(name))
+}
+
+fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Engine> {
+    let mut options = Options::new(store);
+    if let Some(reader) = reader {
+        options.reader.clone_from(&reader.model);
+        options.threads = reader.threads;
+    }
+    Engine::open(options)
+}
+
+fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
+    let folder = match &args.model {
+        Some(folder) => folder.clone(),
+        None => default_reader()?,
+    };
+    Reader::open(&folder, &ReaderOptions { threads: args.threads })
+}
+
+fn ingest_into(engine: &Engine, paths: &[PathBuf]) -> Result<index::IngestReport> {
+    let bar = show::progress_bar();
+    let report = engine.ingest(paths, &|p| show::ingest_progress(&bar, p));
+    bar.finish_and_clear();
+    report
+}
+
+pub(crate) fn ingest(args: &args::Ingest, out: Output) -> Result<()> {
+    let clock = Instant::now();
+    let store = store_folder(args.store.store.as_ref(), &[])?;
+    let engine = open(store.clone(), None)?;
+    let report = ingest_into(&engine, &args.paths)?;
+    out.ingest(&store, &report, clock.elapsed().as_secs_f64(), &engine.notices())
+}
+
+pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
+    let clock = Instant::now();
+    let store = store_folder(args.store.store.as_ref(), &args.paths)?;
+    let engine = open(store.clone(), Some(&args.reader))?;
+    let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths)?) };
+    engine.reader()?;
+    let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
+    let mut options = AskOptions { passages: args.passages, ..AskOptions::default() };
+    if let Some(p) = args.min_confidence {
+        options.min_confidence = p;
+    }
+    let mut answer = engine.ask(&args.question, &options)?;
+    answer.notices.extend(report.iter().flat_map(|r| &r.failed).map(|(path, reason)| format!("{} was left out: {reason}", path.display())));
+    out.answer(&answer, &store, args.store.store.is_none(), ready_ms)
+}
+
+pub(crate) fn search(args: &args::Search, out: Output) -> Result<()> {
+    let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
+    out.hits(&engine.search(&args.query, args.limit)?, &engine.notices())
+}
+
+pub(crate) fn show(args: &args::OneDocument, out: Output) -> Result<()> {
+    let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
+    out.document(&engine.document(&args.document)?)
+}
+
+pub(crate) fn forget(args: &args::OneDocument, out: Output) -> Result<()> {
+    let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
+    engine.forget(&args.document)?;
+    out.object(json!({ "forgotten": args.document }), || println!("forgot {}", args.document))
+}
+
+pub(crate) fn status(args: &args::Status, out: Output) -> Result<()> {
+    let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
+    let documents = if args.documents { Some(engine.documents()?) } else { None };
+    out.status(&engine.status()?, documents.as_deref())
+}
+
+pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
+    let args::ModelVerb::Inspect { folder } = &args.verb;
+    let checkpoint = Checkpoint::open(folder)?;
+    let config = checkpoint.config().clone();
+    let embedding = checkpoint.stored_as(checkpoint.dialect().embedding()).unwrap_or_default();
+    let files: Vec<String> = checkpoint.files().map(|f| f.display().to_string()).collect();
+    let dialect = checkpoint.dialect().name();
+    drop(checkpoint);
+    let reader = Reader::open(folder, &ReaderOptions::default())?;
+    let value = json!({
+        "folder": folder,
+        "dialect": dialect,
+        "files": files,
+        "stored_as": embedding,
+        "parameters": config.parameters(),
+        "layers": config.layers,
+        "width": config.width,
+        "heads": config.heads,
+        "value_heads": config.value_heads,
+        "key_dim": config.key_dim,
+        "value_dim": config.value_dim,
+        "hidden": config.hidden,
+        "vocabulary": config.vocabulary,
+        "norm_eps": config.norm_eps,
+        "allow_neg_eigval": config.allow_neg_eigval,
+        "output_gate": format!("{:?}", config.output_gate).to_lowercase(),
+        "tied": config.tied,
+        "state_bytes": State::bytes(&config),
+        "weight_bytes": reader.model().weight_bytes(),
+        "isa": reader.model().kernels().isa().to_string(),
+        "prompt": if reader.prompt().from_file() { "reader.json" } else { "plain text" },
+        "fingerprint": reader.fingerprint().to_string(),
+    });
+    out.table(value)
+}
+
+pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
+    match &args.verb {
+        args::EvalVerb::Qa { file, limit, rows, reader } => {
+            let questions = questions(file, *limit)?;
+            let reader = open_reader(reader)?;
+            let bar = show::progress_bar();
+            bar.set_length(questions.len() as u64);
+            let mut sink = match rows {
+                Some(path) => Some(BufWriter::new(File::create(path).map_err(|e| io(path, e))?)),
+                None => None,
+            };
+            let mut failed = None;
+            let scores = given_paragraph(&reader, &questions, &mut |row| {
+                bar.inc(1);
+                if let Some(sink) = &mut sink
+                    && let Err(e) = serde_json::to_writer(&mut *sink, row).map_err(Into::into).and_then(|()| sink.write_all(b"\n"))
+                {
+                    failed = Some(e);
+                }
+            })?;
+            bar.finish_and_clear();
+            let flushed = sink.as_mut().map_or(Ok(()), Write::flush);
+            if let (Some(path), Some(e)) = (rows, failed.or(flushed.err())) {
+                return Err(io(path, e));
+            }
+            out.object(json!({ "n": questions.len(), "tiers": { "A": scores } }), || {
+                println!("{} questions, tier A: EM {:.1}  F1 {:.1}", questions.len(), scores.em, scores.f1);
+            })
+        }
+        args::EvalVerb::Retrieval { folder } => {
+            let scores = index::measure::evaluate(folder)?;
+            out.object(json!({ "bm25": scores }), || {
+                println!(
+                    "BM25: nDCG@10 {:.4}  recall@100 {:.4}  MRR@10 {:.4}",
+                    scores.ndcg_at_10, scores.recall_at_100, scores.mrr_at_10
+                );
+            })
+        }
+    }
+}
+
+pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {
+    let args::BenchVerb::Read { tokens, rounds, reader } = &args.verb;
+    let reader = open_reader(reader)?;
+    let result = bench::bench_read(&reader, *tokens, *rounds)?;
+    out.table(serde_json::to_value(&result).unwrap_or_default())
+}

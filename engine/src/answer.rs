@@ -1,0 +1,174 @@
+//! States and a question -> a span of what was read.
+//!
+//! Decoding is greedy and held to spans of the passage: the first token is any token of the passage or `<|none|>`; each
+//! further one continues some occurrence in the passage of what was decoded so far, or ends the answer. Ties go to the
+//! lowest id. All passages are decoded in one batch.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::model::{Sequence, Want};
+use crate::prompt::{Origin, PassageTokens};
+use crate::read::Reader;
+use crate::state::State;
+
+/// Longest answer, in tokens.
+pub const ANSWER_TOKENS: usize = 14;
+
+/// What one passage answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// The answer's tokens; `[none]` when the reader says that the passage does not hold it; empty when nothing was allowed.
+    pub ids: Vec<u32>,
+    /// Where the earliest occurrence of `ids` lies among the passage's tokens; `None` for no answer.
+    pub place: Option<Range<usize>>,
+    /// Natural log-probability of the first token over the whole vocabulary.
+    pub first_logprob: f32,
+    /// Natural log-probability of `<|none|>` in its place; `-inf` where the form has none.
+    pub none_logprob: f32,
+    /// Sum of the natural log-probabilities of all tokens, the end included where it came.
+    pub logprob: f32,
+    /// Tokens run through the reader to decode it.
+    pub tokens_read: u64,
+}
+
+impl Span {
+    /// How much likelier the reader finds this answer than none: the first token's log-odds.
+    #[must_use]
+    pub fn margin(&self) -> f32 {
+        if self.place.is_none() {
+            return f32::NEG_INFINITY;
+        }
+        if self.none_logprob.is_finite() { self.first_logprob - self.none_logprob } else { self.first_logprob }
+    }
+}
+
+/// A context that has read a passage and is to be asked.
+pub struct Asked<'a> {
+    /// Advanced by the question and the answer.
+    pub state: &'a mut State,
+    /// What it read.
+    pub passage: &'a PassageTokens,
+}
+
+/// Which tokens of a passage an answer may be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    /// Those of its text alone: an answer must be citable.
+    Text,
+    /// Those of its title, too.
+    TextAndTitle,
+}
+
+impl Allowed {
+    fn takes(self, origin: &Origin) -> bool {
+        match origin {
+            Origin::Text(_) => true,
+            Origin::Heading => self == Allowed::TextAndTitle,
+            Origin::Mark => false,
+        }
+    }
+}
+
+/// Appends `question` (ids, answer mark included) to each context and decodes the best span of each passage.
+///
+/// # Errors
+/// As [`crate::model::Model::forward`].
+pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>], question: &[u32], allowed: Allowed) -> Result<Vec<Span>> {
+    let (none, end) = (reader.prompt().none(), reader.prompt().end());
+    let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.passage, allowed)).collect();
+    let mut next: Vec<Option<u32>> = vec![None; asked.len()];
+    let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: question, state: a.state }).collect();
+    reader.forward(&mut batch, Want::Last, &mut |i, _, logits| next[i] = cursors[i].take(logits, none, end))?;
+    let mut decoded = next.clone();
+    while decoded.iter().any(Option::is_some) {
+        let step = decoded.clone();
+        let mut batch: Vec<Sequence<'_>> =
+            asked.iter_mut().zip(&step).map(|(a, id)| Sequence { ids: id.as_slice(), state: a.state }).collect();
+        decoded.fill(None);
+        reader.forward(&mut batch, Want::Last, &mut |i, _, logits| {
+            cursors[i].span.tokens_read += 1;
+            decoded[i] = cursors[i].take(logits, none, end);
+        })?;
+    }
+    Ok(cursors.into_iter().map(Cursor::finish).collect())
+}
+
+/// The occurrences in a passage of what was decoded so far.
+struct Cursor<'a> {
+    passage: &'a PassageTokens,
+    allowed: Allowed,
+    /// Index of the last decoded token in each occurrence, ascending.
+    ends: Vec<usize>,
+    span: Span,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(passage: &'a PassageTokens, allowed: Allowed) -> Self {
+        let span = Span {
+            ids: Vec::new(),
+            place: None,
+            first_logprob: f32::NEG_INFINITY,
+            none_logprob: f32::NEG_INFINITY,
+            logprob: 0.0,
+            tokens_read: 0,
+        };
+        Self { passage, allowed, ends: Vec::new(), span }
+    }
+
+    fn free(&self, at: usize) -> Option<u32> {
+        let origin = self.passage.origins.get(at)?;
+        self.allowed.takes(origin).then(|| self.passage.ids[at])
+    }
+
+    /// Takes the likeliest allowed token. Returns it when decoding goes on after it.
+    fn take(&mut self, logits: &[f32], none: Option<u32>, end: Option<u32>) -> Option<u32> {
+        let normaliser = log_sum_exp(logits);
+        let first = self.span.ids.is_empty();
+        let mut best: Option<(f32, u32)> = None;
+        let mut offer = |id: u32| {
+            let logit = logits[id as usize];
+            if best.is_none_or(|(l, i)| logit > l || (logit == l && id < i)) {
+                best = Some((logit, id));
+            }
+        };
+        if first {
+            (0..self.passage.ids.len()).filter_map(|at| self.free(at)).for_each(&mut offer);
+            none.into_iter().for_each(&mut offer);
+        } else {
+            self.ends.iter().filter_map(|&e| self.free(e + 1)).for_each(&mut offer);
+            end.into_iter().for_each(&mut offer);
+        }
+        let (logit, id) = best?;
+        let logprob = logit - normaliser;
+        self.span.logprob += logprob;
+        if first {
+            self.span.first_logprob = logprob;
+            self.span.none_logprob = none.map_or(f32::NEG_INFINITY, |n| logits[n as usize] - normaliser);
+            self.span.ids.push(id);
+            if Some(id) == none {
+                return None;
+            }
+            self.ends = (0..self.passage.ids.len()).filter(|&at| self.free(at) == Some(id)).collect();
+        } else {
+            if Some(id) == end {
+                return None;
+            }
+            let ends: Vec<usize> = self.ends.iter().map(|e| e + 1).filter(|&at| self.free(at) == Some(id)).collect();
+            self.ends = ends;
+            self.span.ids.push(id);
+        }
+        (self.span.ids.len() < ANSWER_TOKENS).then_some(id)
+    }
+
+    fn finish(mut self) -> Span {
+        self.span.place = self.ends.first().map(|&end| end + 1 - self.span.ids.len()..end + 1);
+        self.span
+    }
+}
+
+/// `ln(sum(exp(x)))`, without overflow.
+fn log_sum_exp(x: &[f32]) -> f32 {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    max + x.iter().map(|v| (v - max).exp()).sum::<f32>().ln()
+}

@@ -1,0 +1,153 @@
+//! How fast does it read? Ratios of rates measured in turn in one run, since machines are shared and noisy.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::model::{MAX_ROWS, Sequence, Want};
+use crate::read::Reader;
+use crate::state::State;
+
+/// Rates of reading `tokens` tokens from the empty state: medians over the rounds.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReadBench {
+    /// Tokens read in each round.
+    pub tokens: usize,
+    /// Rounds.
+    pub rounds: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: String,
+    /// Storage of the weights in memory.
+    pub dtype: String,
+    /// The reader.
+    pub tokens_per_s: f64,
+    /// The reader's own products alone: what the projections would allow at the rate measured in this run.
+    pub gemm_tokens_per_s: f64,
+    /// Reading over its products.
+    pub ratio_gemm: f64,
+    /// The same products in candle, f32.
+    pub candle_tokens_per_s: f64,
+    /// Reading over candle's products.
+    pub ratio_candle: f64,
+    /// Bytes of the state: the same after any number of tokens.
+    pub state_bytes: usize,
+}
+
+/// Measures reading, its products alone and candle's products, in turn, `rounds` times.
+///
+/// # Errors
+/// As [`crate::model::Model::forward`].
+pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadBench> {
+    if tokens == 0 || rounds == 0 {
+        return Err(Error::Input("a benchmark needs at least one token and one round".into()));
+    }
+    let vocabulary = reader.config().vocabulary as u64;
+    let ids: Vec<u32> = pseudo_random().take(tokens).map(|x| (x % vocabulary) as u32).collect();
+    let mut state = State::empty(reader.config());
+    let products = Products::new(reader, tokens.min(MAX_ROWS))?;
+    let (mut read, mut gemm, mut candle) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        state = State::empty(reader.config());
+        let times = [
+            timed(|| reader.forward(&mut [Sequence { ids: &ids, state: &mut state }], Want::Nothing, &mut |_, _, _| {}))?,
+            timed(|| products.ours(reader, tokens))?,
+            timed(|| products.candle(reader, tokens))?,
+        ];
+        // The first round warms up memory and threads.
+        if round > 0 {
+            for (rates, seconds) in [&mut read, &mut gemm, &mut candle].into_iter().zip(times) {
+                rates.push(tokens as f64 / seconds);
+            }
+        }
+    }
+    let [read, gemm, candle] = [read, gemm, candle].map(median);
+    Ok(ReadBench {
+        tokens,
+        rounds,
+        threads: reader.threads(),
+        isa: reader.model().kernels().isa().to_string(),
+        dtype: "f32".into(),
+        tokens_per_s: read,
+        gemm_tokens_per_s: gemm,
+        ratio_gemm: read / gemm,
+        candle_tokens_per_s: candle,
+        ratio_candle: read / candle,
+        state_bytes: size_of_val(state.data()),
+    })
+}
+
+/// The products of reading, without anything between them.
+struct Products {
+    rows: usize,
+    x: Vec<f32>,
+    candle_x: Vec<Tensor>,
+    candle_w: Vec<Tensor>,
+}
+
+impl Products {
+    fn new(reader: &Reader, rows: usize) -> Result<Self> {
+        let widest = reader.model().projections().map(|m| m.cols()).max().unwrap_or(0);
+        let noise = |n: usize| -> Vec<f32> { pseudo_random().take(n).map(|x| (x % 2001) as f32 / 1000.0 - 1.0).collect() };
+        let tensor = |rows: usize, cols: usize| {
+            Tensor::from_vec(noise(rows * cols), (rows, cols), &Device::Cpu).map_err(|e| Error::Input(format!("candle refused: {e}")))
+        };
+        let mut candle_x = Vec::new();
+        let mut candle_w = Vec::new();
+        for m in reader.model().projections() {
+            candle_x.push(tensor(rows, m.cols())?);
+            candle_w.push(tensor(m.rows(), m.cols())?);
+        }
+        Ok(Self { rows, x: noise(rows * widest), candle_x, candle_w })
+    }
+
+    fn ours(&self, reader: &Reader, tokens: usize) -> Result<()> {
+        let mut out = Vec::new();
+        reader.install(|| {
+            for from in (0..tokens).step_by(self.rows) {
+                let rows = self.rows.min(tokens - from);
+                for m in reader.model().projections() {
+                    out.resize(rows * m.rows(), 0.0);
+                    reader.model().kernels().matmul(&self.x[..rows * m.cols()], m, &mut out)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn candle(&self, reader: &Reader, tokens: usize) -> Result<()> {
+        let run = || -> candle_core::Result<()> {
+            for from in (0..tokens).step_by(self.rows) {
+                let rows = self.rows.min(tokens - from);
+                for (x, w) in self.candle_x.iter().zip(&self.candle_w) {
+                    x.narrow(0, 0, rows)?.matmul(&w.t()?)?;
+                }
+            }
+            Ok(())
+        };
+        reader.install(run).map_err(|e| Error::Input(format!("candle refused: {e}")))
+    }
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let clock = Instant::now();
+    work()?;
+    Ok(clock.elapsed().as_secs_f64())
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// xorshift64: the values do not matter, only that they are no zeros and the same in every run.
+fn pseudo_random() -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(0x9e37_79b9_7f4a_7c15_u64), |x| {
+        let x = x ^ (x << 13);
+        let x = x ^ (x >> 7);
+        Some(x ^ (x << 17))
+    })
+}

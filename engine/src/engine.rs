@@ -1,0 +1,211 @@
+//! The engine that apps hold: a store folder with index and snapshots, and a reader that is loaded when first needed.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexStatus, IngestReport, Progress};
+use serde::Serialize;
+
+use crate::ask::{Answer, AskOptions, ask};
+use crate::error::{Error, Result};
+use crate::read::{Reader, ReaderOptions};
+use crate::store::{Store, StoreEvent, StoreOptions, StoreStats};
+
+/// How an engine is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder for the index and the snapshots; made when absent.
+    pub store: PathBuf,
+    /// Folder of the reader; [`default_reader`] where `None`.
+    pub reader: Option<PathBuf>,
+    /// Threads to read with; all processors where `None`.
+    pub threads: Option<usize>,
+    /// Bytes that snapshots may take on disk.
+    pub snapshot_budget_bytes: u64,
+}
+
+impl Options {
+    /// Everything by default, in the folder `store`.
+    #[must_use]
+    pub fn new(store: impl Into<PathBuf>) -> Self {
+        Self { store: store.into(), reader: None, threads: None, snapshot_budget_bytes: 1 << 30 }
+    }
+}
+
+/// Documents, a reader and what it remembers of them. Shared between threads by reference.
+pub struct Engine {
+    options: Options,
+    index: Index,
+    store: Store,
+    reader: OnceLock<Reader>,
+    loading: Mutex<()>,
+    events: Vec<StoreEvent>,
+}
+
+/// What an engine holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Its folder.
+    pub store: PathBuf,
+    /// Documents, passages and bytes of the index.
+    pub index: IndexStatus,
+    /// Entries, bytes, hits and misses of the snapshot store.
+    pub snapshots: StoreStats,
+    /// What happened while opening.
+    pub notices: Vec<String>,
+}
+
+impl Engine {
+    /// Opens the folder `options.store`. A snapshot store that does not open is set aside and made anew: [`Engine::notices`].
+    ///
+    /// # Errors
+    /// [`Error::Index`] and [`Error::Store`] when the folder cannot be used.
+    pub fn open(options: Options) -> Result<Self> {
+        std::fs::create_dir_all(&options.store).map_err(|e| Error::io(&options.store, e))?;
+        let index = Index::open(&options.store.join("index"))?;
+        let (store, events) = Store::open(
+            &options.store.join("snapshots"),
+            StoreOptions { budget_bytes: options.snapshot_budget_bytes, ..StoreOptions::default() },
+        )?;
+        Ok(Self { options, index, store, reader: OnceLock::new(), loading: Mutex::new(()), events })
+    }
+
+    /// Adds the files below `paths`, brings changed ones up to date and forgets those that are gone.
+    ///
+    /// # Errors
+    /// Those of the index; a file that cannot be read is in the report instead.
+    pub fn ingest(&self, paths: &[PathBuf], progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport> {
+        Ok(self.index.ingest(paths, progress)?)
+    }
+
+    /// Answers `question` from the documents.
+    ///
+    /// # Errors
+    /// As [`crate::ask::ask`].
+    pub fn ask(&self, question: &str, options: &AskOptions) -> Result<Answer> {
+        let mut answer = ask(&self.index, self.reader()?, &self.store, question, options)?;
+        answer.notices.splice(0..0, self.notices());
+        Ok(answer)
+    }
+
+    /// The passages that match `query` best.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn search(&self, query: &str, limit: usize) -> Result<Vec<Hit>> {
+        Ok(self.index.search(query, limit)?)
+    }
+
+    /// The document with this id or path.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none.
+    pub fn document(&self, id_or_path: &str) -> Result<Document> {
+        self.index.document(id_or_path)?.ok_or_else(|| unknown(id_or_path))
+    }
+
+    /// All documents.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn documents(&self) -> Result<Vec<DocumentSummary>> {
+        Ok(self.index.documents()?)
+    }
+
+    /// Forgets the document with this id or path.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none.
+    pub fn forget(&self, id_or_path: &str) -> Result<()> {
+        if self.index.forget(id_or_path)? { Ok(()) } else { Err(unknown(id_or_path)) }
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn status(&self) -> Result<Status> {
+        Ok(Status {
+            store: self.options.store.clone(),
+            index: self.index.status()?,
+            snapshots: self.store.stats(),
+            notices: self.notices(),
+        })
+    }
+
+    /// What happened while opening, for the user.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.events.iter().map(ToString::to_string).collect()
+    }
+
+    /// The document index.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The snapshot store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The reader, loaded at the first call.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn reader(&self) -> Result<&Reader> {
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let folder = match &self.options.reader {
+            Some(folder) => folder.clone(),
+            None => default_reader()?,
+        };
+        let reader = Reader::open(&folder, &ReaderOptions { threads: self.options.threads })?;
+        Ok(self.reader.get_or_init(|| reader))
+    }
+}
+
+fn unknown(id_or_path: &str) -> Error {
+    Error::Input(format!("no document {id_or_path} in this store: `palimpsest status --documents` lists them"))
+}
+
+/// A short name for the store of a set of paths, the same for the same set.
+#[must_use]
+pub fn store_name(paths: &[PathBuf]) -> String {
+    let mut hash = blake3::Hasher::new();
+    for path in paths {
+        let bytes = path.as_os_str().as_encoded_bytes();
+        hash.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    }
+    hash.finalize().to_hex()[..16].to_string()
+}
+
+/// The reader that ships: `$PALIMPSEST_MODEL`, else `models/reader-small` in a folder above the program, above the working
+/// folder, or in the source tree the program was built from.
+///
+/// # Errors
+/// [`Error::Input`] naming the places that were looked at.
+pub fn default_reader() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("PALIMPSEST_MODEL") {
+        return Ok(folder.into());
+    }
+    let program = std::env::current_exe().ok();
+    let working = std::env::current_dir().ok();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let above = [program.as_deref(), working.as_deref(), Some(source)];
+    above
+        .into_iter()
+        .flatten()
+        .flat_map(Path::ancestors)
+        .map(|folder| folder.join("models/reader-small"))
+        .find(|folder| folder.join("tokenizer.json").is_file())
+        .ok_or_else(|| {
+            Error::Input(
+                "no reader found: name its folder with --model DIR or PALIMPSEST_MODEL (looked for models/reader-small above the program and above the working folder)".into(),
+            )
+        })
+}

@@ -1,0 +1,56 @@
+//! What went wrong, whose fault it is and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible function of the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every way in which the engine refuses. Messages carry the values that a person needs to act.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The reader's folder is at fault: a file is missing, cut short, of another kind, or does not fit its config.
+    #[error("reader {}: {reason}", file.display())]
+    Reader {
+        /// The file (or folder) that was being read.
+        file: PathBuf,
+        /// What is wrong with it, naming the tensor or the key.
+        reason: String,
+    },
+    /// The caller passed something the engine cannot work with.
+    #[error("{0}")]
+    Input(String),
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The path that was being used.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The document index refused.
+    #[error(transparent)]
+    Index(#[from] palimpsest_index::IndexError),
+    /// The snapshot store refused.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The arithmetic refused: this processor lacks what was asked for, or shapes do not fit.
+    #[error(transparent)]
+    Kernel(#[from] palimpsest_kernels::KernelError),
+    /// A shape handed to a kernel does not fit: an error of the engine itself, please report it.
+    #[error(transparent)]
+    Shape(#[from] palimpsest_kernels::ShapeError),
+    /// The caller cancelled.
+    #[error("cancelled by the caller")]
+    Cancelled,
+}
+
+impl Error {
+    pub(crate) fn reader(file: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        Error::Reader { file: file.as_ref().to_path_buf(), reason: reason.into() }
+    }
+
+    pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { path: path.as_ref().to_path_buf(), source }
+    }
+}

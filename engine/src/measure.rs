@@ -1,0 +1,185 @@
+//! Is it right? Questions with known answers, scored as SQuAD scores them.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::answer::{Allowed, Asked, answer_spans};
+use crate::error::{Error, Result};
+use crate::model::Sequence;
+use crate::prompt::PassageTokens;
+use crate::read::Reader;
+use crate::state::State;
+
+/// A question about a paragraph: one line of a `.jsonl` file.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Question {
+    /// Title of the article.
+    #[serde(default)]
+    pub title: String,
+    /// The paragraph.
+    pub context: String,
+    /// What is asked.
+    pub question: String,
+    /// What is right; nothing, when the paragraph does not tell.
+    #[serde(default)]
+    pub answers: Vec<Gold>,
+}
+
+/// A right answer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Gold {
+    /// Its text.
+    pub text: String,
+}
+
+/// What the reader said to one question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Number of the question in the file, from 0.
+    pub n: usize,
+    /// What was asked.
+    pub question: String,
+    /// What was answered; empty for no answer.
+    pub prediction: String,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// Exact match, 0 or 1.
+    pub em: f64,
+    /// Overlap of words, 0..1.
+    pub f1: f64,
+    /// Log-odds of the answer's first token against none.
+    pub margin: f32,
+}
+
+/// Means over the questions, 0..100.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Scores {
+    /// Exact match.
+    pub em: f64,
+    /// F1 of words.
+    pub f1: f64,
+}
+
+/// Reads `.jsonl` or `.jsonl.zst`, the first `limit` lines.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Input`] naming the line that does not parse.
+pub fn questions(file: &Path, limit: Option<usize>) -> Result<Vec<Question>> {
+    let open = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+    let reader: Box<dyn Read> = if file.extension().is_some_and(|e| e == "zst") {
+        Box::new(ruzstd::decoding::StreamingDecoder::new(open).map_err(|e| Error::Input(format!("{}: {e}", file.display())))?)
+    } else {
+        Box::new(open)
+    };
+    BufReader::new(reader)
+        .lines()
+        .take(limit.unwrap_or(usize::MAX))
+        .enumerate()
+        .map(|(i, line)| {
+            let line = line.map_err(|e| Error::io(file, e))?;
+            serde_json::from_str(&line).map_err(|e| Error::Input(format!("{} line {}: {e}", file.display(), i + 1)))
+        })
+        .collect()
+}
+
+/// Asks each question with its own paragraph given (tier A, no confidence threshold) and hands each row to `each`.
+///
+/// # Errors
+/// As [`crate::model::Model::forward`].
+pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn FnMut(&Row)) -> Result<Scores> {
+    let mut sum = Scores::default();
+    let mut last: Option<(&str, PassageTokens, State)> = None;
+    for (n, q) in questions.iter().enumerate() {
+        let (passage, state) = match last.take() {
+            Some((context, passage, state)) if context == q.context => (passage, state),
+            _ => {
+                let passage = reader.prompt().passage(&q.title, &q.context)?;
+                let mut state = State::empty(reader.config());
+                reader.append(&mut [Sequence { ids: &passage.ids, state: &mut state }])?;
+                (passage, state)
+            }
+        };
+        let mut asked = reader.prompt().question(&q.question)?;
+        asked.extend_from_slice(reader.prompt().answer());
+        let mut fork = state.clone();
+        let mut spans =
+            answer_spans(reader, &mut [Asked { state: &mut fork, passage: &passage }], &asked, Allowed::TextAndTitle)?;
+        last = Some((&q.context, passage, state));
+        let Some(span) = spans.pop() else { continue };
+        let prediction =
+            if span.place.is_some() { reader.prompt().decode(&span.ids)?.trim().to_string() } else { String::new() };
+        let (em, f1) = squad_scores(&prediction, &q.answers);
+        sum.em += em;
+        sum.f1 += f1;
+        each(&Row { n, question: q.question.clone(), prediction, margin: span.margin(), tokens: span.ids, em, f1 });
+    }
+    let scale = 100.0 / questions.len().max(1) as f64;
+    Ok(Scores { em: sum.em * scale, f1: sum.f1 * scale })
+}
+
+/// Exact match and F1 against the best of the right answers, as SQuAD's own script computes them, 0..1.
+#[must_use]
+pub fn squad_scores(prediction: &str, gold: &[Gold]) -> (f64, f64) {
+    let p = normalise(prediction);
+    if gold.is_empty() {
+        let right = f64::from(u8::from(p.is_empty()));
+        return (right, right);
+    }
+    let em = gold.iter().any(|g| normalise(&g.text) == p);
+    let f1 = gold.iter().map(|g| f1(&p, &normalise(&g.text))).fold(0.0, f64::max);
+    (f64::from(u8::from(em)), f1)
+}
+
+/// Lower case, without ASCII punctuation and articles.
+fn normalise(text: &str) -> Vec<String> {
+    let bare: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    bare.split_whitespace().filter(|w| !["a", "an", "the"].contains(w)).map(str::to_string).collect()
+}
+
+fn f1(p: &[String], g: &[String]) -> f64 {
+    if p.is_empty() || g.is_empty() {
+        return f64::from(u8::from(p == g));
+    }
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    for word in g {
+        *left.entry(word).or_default() += 1;
+    }
+    let same = p
+        .iter()
+        .filter(|w| match left.get_mut(w.as_str()) {
+            Some(n) if *n > 0 => {
+                *n -= 1;
+                true
+            }
+            _ => false,
+        })
+        .count() as f64;
+    if same == 0.0 {
+        return 0.0;
+    }
+    let (precision, recall) = (same / p.len() as f64, same / g.len() as f64);
+    2.0 * precision * recall / (precision + recall)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gold(texts: &[&str]) -> Vec<Gold> {
+        texts.iter().map(|t| Gold { text: (*t).to_string() }).collect()
+    }
+
+    #[test]
+    fn scores_are_those_of_squad() {
+        assert_eq!(squad_scores("The Beatles!", &gold(&["beatles"])), (1.0, 1.0));
+        assert_eq!(squad_scores("", &gold(&[])), (1.0, 1.0));
+        assert_eq!(squad_scores("x", &gold(&[])), (0.0, 0.0));
+        assert_eq!(squad_scores("", &gold(&["x"])), (0.0, 0.0));
+        let (em, f1) = squad_scores("second oil shock", &gold(&["oil shock crisis", "shock"]));
+        assert_eq!(em, 0.0);
+        assert!((f1 - 2.0 / 3.0).abs() < 1e-12);
+    }
+}

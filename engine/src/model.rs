@@ -1,0 +1,511 @@
+//! The whole network: token ids and a [`State`] in, logits out.
+//!
+//! Gated DeltaNet-2 (arXiv 2605.22791). Per block: `x += mixer(norm(x)); x += swiglu(norm(x))`. Shapes: `M` rows (tokens of
+//! all sequences, concatenated), `D` width, `H` heads of `K` on the query/key side, `HV` heads of `V` on the value side.
+//!
+//! Every row depends on its own tokens alone, bit for bit, whatever is read beside it: the kernels promise it for products
+//! and recurrences, and nothing here mixes rows. The plain twin of this file is `twin.rs`.
+
+use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, OutputGate};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::state::{LayerOffsets, SEGMENT, State};
+
+/// Most rows of one pass through the layers: bounds the scratch memory, and is a multiple of [`SEGMENT`].
+pub const MAX_ROWS: usize = 8 * SEGMENT;
+
+/// The shape of a network, in the words of its checkpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Blocks.
+    pub layers: usize,
+    /// D, the residual stream.
+    pub width: usize,
+    /// Rows of the embedding table.
+    pub vocabulary: usize,
+    /// H, heads of queries, keys, decay and erase gate.
+    pub heads: usize,
+    /// HV, heads of values and write gate; a multiple of H.
+    pub value_heads: usize,
+    /// K, per head.
+    pub key_dim: usize,
+    /// V, per head.
+    pub value_dim: usize,
+    /// Width of the SwiGLU layer.
+    pub hidden: usize,
+    /// Rank of the decay's two linears.
+    pub decay_rank: usize,
+    /// Rank of the output gate's two linears.
+    pub gate_rank: usize,
+    /// Epsilon of every RMSNorm.
+    pub norm_eps: f32,
+    /// Erase gate in [0, 2] instead of [0, 1].
+    pub allow_neg_eigval: bool,
+    /// What the output gate's logits go through.
+    pub output_gate: OutputGate,
+    /// The head is the embedding table.
+    pub tied: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            layers: 0,
+            width: 0,
+            vocabulary: 0,
+            heads: 0,
+            value_heads: 0,
+            key_dim: 0,
+            value_dim: 0,
+            hidden: 0,
+            decay_rank: 0,
+            gate_rank: 0,
+            norm_eps: 1e-5,
+            allow_neg_eigval: false,
+            output_gate: OutputGate::Sigmoid,
+            tied: true,
+        }
+    }
+}
+
+impl Config {
+    /// `H * K`
+    #[must_use]
+    pub fn key_width(&self) -> usize {
+        self.heads * self.key_dim
+    }
+
+    /// `HV * V`
+    #[must_use]
+    pub fn value_width(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// The recurrence's shape, as the kernels take it.
+    #[must_use]
+    pub fn gdn2(&self) -> Gdn2Shape {
+        Gdn2Shape { heads: self.heads, value_heads: self.value_heads, key_dim: self.key_dim, value_dim: self.value_dim }
+    }
+
+    /// Weights of the projections that every token goes through (without embedding and head): two FLOPs each, a token.
+    #[must_use]
+    pub fn projection_weights(&self) -> usize {
+        let (d, hk, hv) = (self.width, self.key_width(), self.value_width());
+        let mixer = d * (3 * hk + 3 * hv) + self.decay_rank * (d + hk) + self.gate_rank * (d + hv);
+        self.layers * (mixer + 3 * d * self.hidden)
+    }
+
+    /// Parameters in all.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        let (hk, hv) = (self.key_width(), self.value_width());
+        let small = 4 * (2 * hk + hv) + self.heads + hk + hv + self.value_dim + 2 * self.width;
+        let tables = self.vocabulary * self.width * if self.tied { 1 } else { 2 };
+        self.projection_weights() + self.layers * small + tables + self.width
+    }
+
+    /// # Errors
+    /// A sentence naming the key at fault.
+    pub fn validate(&self) -> Result<(), String> {
+        let named = [
+            ("layers", self.layers),
+            ("width", self.width),
+            ("vocabulary", self.vocabulary),
+            ("heads", self.heads),
+            ("value heads", self.value_heads),
+            ("key dim", self.key_dim),
+            ("value dim", self.value_dim),
+            ("hidden", self.hidden),
+            ("decay rank", self.decay_rank),
+            ("gate rank", self.gate_rank),
+        ];
+        if let Some((name, _)) = named.iter().find(|(_, n)| *n == 0) {
+            return Err(format!("the number of {name} is 0"));
+        }
+        if let Some((name, n)) = named.iter().find(|(_, n)| *n > 1 << 24) {
+            return Err(format!("the number of {name} is {n}: beyond anything this engine can hold"));
+        }
+        if !self.value_heads.is_multiple_of(self.heads) {
+            return Err(format!("{} value heads are no multiple of {} heads", self.value_heads, self.heads));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return Err(format!("norm_eps {} is not between 0 and 1", self.norm_eps));
+        }
+        Ok(())
+    }
+}
+
+struct Block {
+    attn_norm: Vec<f32>,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    b: Matrix,
+    w: Matrix,
+    f_down: Matrix,
+    f_up: Matrix,
+    g_down: Matrix,
+    g_up: Matrix,
+    g_bias: Vec<f32>,
+    q_taps: Vec<f32>,
+    k_taps: Vec<f32>,
+    v_taps: Vec<f32>,
+    a_log: Vec<f32>,
+    dt_bias: Vec<f32>,
+    o_norm: Vec<f32>,
+    o: Matrix,
+    mlp_norm: Vec<f32>,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// One sequence of a batch: tokens to append to a context.
+pub struct Sequence<'a> {
+    /// What is read now.
+    pub ids: &'a [u32],
+    /// What was read before; advanced past `ids`.
+    pub state: &'a mut State,
+}
+
+/// Which rows' logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// None: the state is all that matters.
+    Nothing,
+    /// Those after the last token of each sequence that is not empty.
+    Last,
+    /// Those after every token.
+    All,
+}
+
+/// The network's weights, packed for this machine. Shared between threads; all that changes is in [`State`] and [`Scratch`].
+pub struct Model {
+    config: Config,
+    kernels: Kernels,
+    embedding: Vec<f32>,
+    blocks: Vec<Block>,
+    final_norm: Vec<f32>,
+    head: Matrix,
+}
+
+/// Activations of one pass, sized by the configuration: reused between calls so that decoding allocates nothing.
+#[derive(Default)]
+pub struct Scratch {
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    raw: Vec<f32>,
+    b: Vec<f32>,
+    w: Vec<f32>,
+    g: Vec<f32>,
+    low: Vec<f32>,
+    gate: Vec<f32>,
+    out: Vec<f32>,
+    mixed: Vec<f32>,
+    hidden_gate: Vec<f32>,
+    hidden_up: Vec<f32>,
+    hidden: Vec<f32>,
+    last: Vec<f32>,
+    logits: Vec<f32>,
+    lens: Vec<usize>,
+    read: Vec<usize>,
+}
+
+impl Model {
+    /// Converts and packs `checkpoint`'s weights.
+    ///
+    /// # Errors
+    /// [`Error::Reader`] naming the tensor and file at fault.
+    pub fn load(checkpoint: &Checkpoint, kernels: Kernels, dtype: Dtype) -> Result<Self> {
+        let c = checkpoint.config().clone();
+        let (d, hk, hv) = (c.width, c.key_width(), c.value_width());
+        let dialect = checkpoint.dialect();
+        let pack = |name: &str, rows: usize, cols: usize| -> Result<Matrix> {
+            Ok(Matrix::pack(rows, cols, &checkpoint.tensor(name, &[rows, cols])?, dtype)?)
+        };
+        let embedding = checkpoint.tensor(dialect.embedding(), &[c.vocabulary, d])?;
+        let head = pack(checkpoint.head(), c.vocabulary, d)?;
+        let blocks = (0..c.layers)
+            .map(|i| {
+                let name = |part: &str| dialect.in_layer(i, part);
+                let vector = |part: &str, shape: &[usize]| checkpoint.tensor(&name(part), shape);
+                let matrix = |part: &str, rows: usize, cols: usize| pack(&name(part), rows, cols);
+                Ok(Block {
+                    attn_norm: vector("attn_norm.weight", &[d])?,
+                    q: matrix("attn.q_proj.weight", hk, d)?,
+                    k: matrix("attn.k_proj.weight", hk, d)?,
+                    v: matrix("attn.v_proj.weight", hv, d)?,
+                    b: matrix("attn.b_proj.weight", hk, d)?,
+                    w: matrix("attn.w_proj.weight", hv, d)?,
+                    f_down: matrix("attn.f_proj.0.weight", c.decay_rank, d)?,
+                    f_up: matrix("attn.f_proj.1.weight", hk, c.decay_rank)?,
+                    g_down: matrix("attn.g_proj.0.weight", c.gate_rank, d)?,
+                    g_up: matrix("attn.g_proj.1.weight", hv, c.gate_rank)?,
+                    g_bias: vector("attn.g_proj.1.bias", &[hv])?,
+                    q_taps: vector("attn.q_conv1d.weight", &[hk, 1, 4])?,
+                    k_taps: vector("attn.k_conv1d.weight", &[hk, 1, 4])?,
+                    v_taps: vector("attn.v_conv1d.weight", &[hv, 1, 4])?,
+                    a_log: vector("attn.A_log", &[c.heads])?,
+                    dt_bias: vector("attn.dt_bias", &[hk])?,
+                    o_norm: vector("attn.o_norm.weight", &[c.value_dim])?,
+                    o: matrix("attn.o_proj.weight", d, hv)?,
+                    mlp_norm: vector("mlp_norm.weight", &[d])?,
+                    gate: matrix("mlp.gate_proj.weight", c.hidden, d)?,
+                    up: matrix("mlp.up_proj.weight", c.hidden, d)?,
+                    down: matrix("mlp.down_proj.weight", d, c.hidden)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let final_norm = checkpoint.tensor(dialect.final_norm(), &[d])?;
+        Ok(Self { config: c, kernels, embedding, blocks, final_norm, head })
+    }
+
+    /// The shape of the network.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The functions it runs on.
+    #[must_use]
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// Bytes the weights take in memory.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        let matrices: usize = self.blocks.iter().flat_map(Block::matrices).map(Matrix::bytes).sum();
+        matrices + self.head.bytes() + self.embedding.len() * size_of::<f32>()
+    }
+
+    /// Every matrix a token is multiplied with in reading, in order: what a benchmark of the products alone runs.
+    pub fn projections(&self) -> impl Iterator<Item = &Matrix> {
+        self.blocks.iter().flat_map(Block::matrices)
+    }
+
+    /// The matrix that turns a hidden row into logits.
+    #[must_use]
+    pub fn head(&self) -> &Matrix {
+        &self.head
+    }
+
+    /// Reads each sequence's ids into its state. `sink(sequence, position, logits)` gets the wanted rows of logits
+    /// `[vocabulary]`, `position` counted within the sequence's ids; with [`Want::Last`] in order of the sequences.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when an id is outside the vocabulary or a state is of another network; nothing was read then.
+    pub fn forward(
+        &self,
+        batch: &mut [Sequence<'_>],
+        want: Want,
+        scratch: &mut Scratch,
+        sink: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        let c = &self.config;
+        for s in batch.iter() {
+            if let Some(id) = s.ids.iter().find(|&&id| id as usize >= c.vocabulary) {
+                return Err(Error::Input(format!("token id {id} is outside the reader's vocabulary of {}", c.vocabulary)));
+            }
+            if s.state.data().len() != State::elements(c) {
+                return Err(Error::Input(format!(
+                    "a state of {} elements does not belong to this reader, whose states have {}",
+                    s.state.data().len(),
+                    State::elements(c)
+                )));
+            }
+        }
+        let mut read = std::mem::take(&mut scratch.read);
+        read.clear();
+        read.resize(batch.len(), 0);
+        scratch.last.clear();
+        scratch.last.resize(if want == Want::Last { batch.len() * c.width } else { 0 }, 0.0);
+        let result = self.rounds(batch, want, &mut read, scratch, sink);
+        scratch.read = read;
+        result
+    }
+
+    fn rounds(
+        &self,
+        batch: &mut [Sequence<'_>],
+        want: Want,
+        read: &mut [usize],
+        scratch: &mut Scratch,
+        sink: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        let (d, vocabulary) = (self.config.width, self.config.vocabulary);
+        loop {
+            plan_round(batch, read, &mut scratch.lens);
+            let rows: usize = scratch.lens.iter().sum();
+            if rows == 0 {
+                break;
+            }
+            self.blocks_forward(batch, read, rows, scratch)?;
+            let mut first = 0;
+            for (i, s) in batch.iter_mut().enumerate() {
+                let len = scratch.lens[i];
+                if len == 0 {
+                    continue;
+                }
+                s.state.advance(len);
+                read[i] += len;
+                if want == Want::Last && read[i] == s.ids.len() {
+                    let row = first + len - 1;
+                    scratch.last[i * d..(i + 1) * d].copy_from_slice(&scratch.x[row * d..(row + 1) * d]);
+                }
+                first += len;
+            }
+            if want == Want::All {
+                self.logits_of_all(rows, scratch)?;
+                let mut row = 0;
+                for (i, &len) in scratch.lens.iter().enumerate() {
+                    for position in read[i] - len..read[i] {
+                        sink(i, position, &scratch.logits[row * vocabulary..(row + 1) * vocabulary]);
+                        row += 1;
+                    }
+                }
+            }
+        }
+        if want == Want::Last {
+            let normed = sized(&mut scratch.normed, batch.len() * d);
+            self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
+            let logits = sized(&mut scratch.logits, batch.len() * vocabulary);
+            self.kernels.matmul(normed, &self.head, logits)?;
+            for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.ids.is_empty()) {
+                sink(i, s.ids.len() - 1, &logits[i * vocabulary..(i + 1) * vocabulary]);
+            }
+        }
+        Ok(())
+    }
+
+    fn logits_of_all(&self, rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let d = self.config.width;
+        let normed = sized(&mut scratch.normed, rows * d);
+        self.kernels.rms_norm(&scratch.x[..rows * d], &self.final_norm, self.config.norm_eps, normed)?;
+        let logits = sized(&mut scratch.logits, rows * self.config.vocabulary);
+        Ok(self.kernels.matmul(normed, &self.head, logits)?)
+    }
+
+    /// One round through all blocks: the next `lens[i]` ids of each sequence; the residual stream is left in `scratch.x`.
+    fn blocks_forward(&self, batch: &mut [Sequence<'_>], read: &[usize], rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let d = self.config.width;
+        let x = sized(&mut scratch.x, rows * d);
+        let ids = batch.iter().zip(read).zip(&scratch.lens).flat_map(|((s, &from), &len)| &s.ids[from..from + len]);
+        for (row, &id) in x.chunks_exact_mut(d).zip(ids) {
+            row.copy_from_slice(&self.embedding[id as usize * d..(id as usize + 1) * d]);
+        }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            self.mixer(layer, block, batch, rows, scratch)?;
+            self.mlp(block, rows, scratch)?;
+        }
+        Ok(())
+    }
+
+    /// `x += mixer(norm(x))`, the recurrence of arXiv 2605.22791 eq. 9 with its projections.
+    fn mixer(&self, layer: usize, block: &Block, batch: &mut [Sequence<'_>], rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let (c, kernels) = (&self.config, &self.kernels);
+        let (hk, hv) = (rows * c.key_width(), rows * c.value_width());
+        let at = LayerOffsets::of(c, layer);
+        let Scratch { x, normed, q, k, v, raw, b, w, g, low, gate, out, mixed, lens, .. } = scratch;
+        let x = &mut x[..rows * c.width];
+        let normed = sized(normed, rows * c.width);
+        kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
+
+        let convolved = |m: &Matrix, taps: &[f32], raw: &mut Vec<f32>, to: &mut [f32], batch: &mut [Sequence<'_>], at: usize| {
+            let raw = sized(raw, to.len());
+            kernels.matmul(normed, m, raw)?;
+            kernels.conv_silu(lens, raw, taps, batch, at, to)
+        };
+        let (q, k, v) = (sized(q, hk), sized(k, hk), sized(v, hv));
+        convolved(&block.q, &block.q_taps, raw, q, batch, at.conv_q)?;
+        convolved(&block.k, &block.k_taps, raw, k, batch, at.conv_k)?;
+        convolved(&block.v, &block.v_taps, raw, v, batch, at.conv_v)?;
+        kernels.l2_norm(q, c.key_dim)?;
+        kernels.l2_norm(k, c.key_dim)?;
+
+        let (b, w) = (sized(b, hk), sized(w, hv));
+        kernels.matmul(normed, &block.b, b)?;
+        kernels.sigmoid(b, if c.allow_neg_eigval { 2.0 } else { 1.0 })?;
+        kernels.matmul(normed, &block.w, w)?;
+        kernels.sigmoid(w, 1.0)?;
+
+        let g = sized(g, hk);
+        let decay_low = sized(low, rows * c.decay_rank);
+        kernels.matmul(normed, &block.f_down, decay_low)?;
+        kernels.matmul(decay_low, &block.f_up, g)?;
+        kernels.log_decay(g, &block.a_log, &block.dt_bias)?;
+
+        let out = sized(out, hv);
+        kernels.gdn2(&c.gdn2(), lens, q, k, v, g, b, w, batch, at.recurrent, out)?;
+
+        let gate = sized(gate, hv);
+        for row in gate.chunks_exact_mut(c.value_width()) {
+            row.copy_from_slice(&block.g_bias);
+        }
+        let gate_low = sized(low, rows * c.gate_rank);
+        kernels.matmul(normed, &block.g_down, gate_low)?;
+        kernels.matmul_add(gate_low, &block.g_up, gate)?;
+        let mixed = sized(mixed, hv);
+        kernels.gated_rms_norm(out, gate, &block.o_norm, c.norm_eps, c.output_gate, mixed)?;
+        Ok(kernels.matmul_add(mixed, &block.o, x)?)
+    }
+
+    /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
+    fn mlp(&self, block: &Block, rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let (c, kernels) = (&self.config, &self.kernels);
+        let Scratch { x, normed, hidden_gate, hidden_up, hidden, .. } = scratch;
+        let x = &mut x[..rows * c.width];
+        let normed = sized(normed, rows * c.width);
+        kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
+        let n = rows * c.hidden;
+        let (gate, up, hidden) = (sized(hidden_gate, n), sized(hidden_up, n), sized(hidden, n));
+        kernels.matmul(normed, &block.gate, gate)?;
+        kernels.matmul(normed, &block.up, up)?;
+        kernels.swiglu(gate, up, hidden)?;
+        Ok(kernels.matmul_add(hidden, &block.down, x)?)
+    }
+}
+
+impl Block {
+    fn matrices(&self) -> [&Matrix; 13] {
+        [
+            &self.q, &self.k, &self.v, &self.b, &self.w, &self.f_down, &self.f_up, &self.g_down, &self.g_up, &self.o, &self.gate,
+            &self.up, &self.down,
+        ]
+    }
+}
+
+impl AsMut<[f32]> for Sequence<'_> {
+    fn as_mut(&mut self) -> &mut [f32] {
+        self.state.as_mut()
+    }
+}
+
+/// The first `n` elements of a buffer that only ever grows: after the first pass nothing is allocated.
+fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
+/// Rows each sequence contributes to the next round: a fair share of [`MAX_ROWS`], cut at a segment boundary of its context
+/// unless its ids end before.
+fn plan_round(batch: &[Sequence<'_>], read: &[usize], lens: &mut Vec<usize>) {
+    lens.clear();
+    let active = batch.iter().zip(read).filter(|(s, r)| s.ids.len() > **r).count();
+    let share = (MAX_ROWS / active.max(1)).max(SEGMENT) / SEGMENT * SEGMENT;
+    let mut room = MAX_ROWS;
+    for (s, &from) in batch.iter().zip(read) {
+        let remaining = s.ids.len() - from;
+        let into_segment = (s.state.tokens() % SEGMENT as u64) as usize;
+        let len = remaining.min(share - into_segment);
+        let len = if len <= room { len } else { 0 };
+        room -= len;
+        lens.push(len);
+    }
+}

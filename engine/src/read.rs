@@ -1,0 +1,241 @@
+//! Passages -> states: the longest cached prefix from the store, the rest through the kernels.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use palimpsest_kernels::{Dtype, Kernels};
+
+use crate::checkpoint::{Checkpoint, Dialect};
+use crate::error::{Error, Result};
+use crate::model::{Config, Model, Scratch, Sequence, Want};
+use crate::prompt::{PassageTokens, Prompt};
+use crate::snapshot::{Chain, Fingerprint, Restore, Snapshot};
+use crate::state::State;
+use crate::store::Store;
+
+/// Version of the layout in `state.rs` and of the order of arithmetic: raised when either changes, so that no older snapshot
+/// is taken for a newer one.
+pub const STATE_FORMAT: u32 = 1;
+
+/// How a reader is opened.
+#[derive(Debug, Clone, Default)]
+pub struct ReaderOptions {
+    /// Threads to read with; all processors where `None`.
+    pub threads: Option<usize>,
+}
+
+/// A reader ready to read: network, tokenizer and form of prompts, with the fingerprint that its snapshots carry.
+pub struct Reader {
+    folder: PathBuf,
+    dialect: Dialect,
+    model: Model,
+    prompt: Prompt,
+    fingerprint: Fingerprint,
+    threads: rayon::ThreadPool,
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+impl Reader {
+    /// Loads the reader in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Reader`] naming file and tensor; [`Error::Kernel`] when `PALIMPSEST_ISA` asks for what this processor lacks.
+    pub fn open(folder: &Path, options: &ReaderOptions) -> Result<Self> {
+        let kernels = Kernels::detect()?;
+        let dtype = Dtype::F32;
+        let checkpoint = Checkpoint::open(folder)?;
+        let prompt = Prompt::open(folder, checkpoint.config().vocabulary)?;
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.threads.unwrap_or(0))
+            .thread_name(|i| format!("palimpsest-{i}"))
+            .build()
+            .map_err(|e| Error::Input(format!("{:?} threads cannot be started: {e}", options.threads)))?;
+        let fingerprint = Fingerprint::new(
+            weights_hash(&checkpoint)?,
+            tokenizer_hash(folder)?,
+            STATE_FORMAT,
+            &format!("cpu {} {dtype:?}", kernels.isa()),
+        );
+        let model = threads.install(|| Model::load(&checkpoint, kernels, dtype))?;
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            dialect: checkpoint.dialect(),
+            model,
+            prompt,
+            fingerprint,
+            threads,
+            scratch: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Where it was loaded from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How its checkpoint names its tensors.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The shape of the network.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    /// The tokenizer and the form of its prompts.
+    #[must_use]
+    pub fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+
+    /// What its snapshots are keyed with: weights, tokenizer, state format and arithmetic.
+    #[must_use]
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Threads it reads with.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+
+    /// Runs `work` on the reader's threads.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+
+    /// Appends ids to states, all sequences in one batch.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn append(&self, batch: &mut [Sequence<'_>]) -> Result<()> {
+        self.forward(batch, Want::Nothing, &mut |_, _, _| {})
+    }
+
+    /// Appends ids to states and hands out logits, as [`Model::forward`].
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward(&self, batch: &mut [Sequence<'_>], want: Want, sink: &mut (dyn FnMut(usize, usize, &[f32]) + Send)) -> Result<()> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let result = self.threads.install(|| self.model.forward(batch, want, &mut scratch, sink));
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        result
+    }
+}
+
+/// A passage and what the reader remembers of it.
+#[derive(Debug, Clone)]
+pub struct ReadPassage {
+    /// What was read.
+    pub tokens: PassageTokens,
+    /// The state after its last token, read from the empty state.
+    pub state: State,
+    /// What the store had of it.
+    pub restore: Restore,
+}
+
+impl ReadPassage {
+    /// Tokens that a snapshot held.
+    #[must_use]
+    pub fn tokens_restored(&self) -> u64 {
+        match self.restore {
+            Restore::Exact { tokens } | Restore::Prefix { tokens } => tokens,
+            Restore::Refused(_) => 0,
+        }
+    }
+
+    /// Tokens that ran through the reader.
+    #[must_use]
+    pub fn tokens_read(&self) -> u64 {
+        self.tokens.ids.len() as u64 - self.tokens_restored()
+    }
+}
+
+/// Reads each passage from the empty state, or restores it; what was read goes into the store.
+///
+/// # Errors
+/// As [`Model::forward`]. A store that refuses a snapshot costs time, never the answer.
+pub fn read_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens>) -> Result<Vec<ReadPassage>> {
+    let mut read: Vec<ReadPassage> = passages
+        .into_iter()
+        .map(|tokens| {
+            let (state, restore) = restore(reader, store, &tokens.ids);
+            ReadPassage { tokens, state, restore }
+        })
+        .collect();
+    let started = Instant::now();
+    let mut missing = Vec::new();
+    for passage in &mut read {
+        let restored = passage.tokens_restored() as usize;
+        missing.push(Sequence { ids: &passage.tokens.ids[restored..], state: &mut passage.state });
+    }
+    reader.append(&mut missing)?;
+    let tokens: u64 = read.iter().map(ReadPassage::tokens_read).sum();
+    let cost_ms_per_token = started.elapsed().as_secs_f32() * 1e3 / tokens.max(1) as f32;
+    for passage in read.iter().filter(|p| p.tokens_read() > 0) {
+        keep(reader, store, passage, cost_ms_per_token);
+    }
+    Ok(read)
+}
+
+fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {
+    let (snapshot, restore) = store.longest(reader.fingerprint(), ids);
+    let state = snapshot.and_then(|Snapshot { tokens, data }| State::from_parts(reader.config(), tokens, data));
+    match state {
+        Some(state) => (state, restore),
+        None => {
+            let restore = match restore {
+                Restore::Refused(reason) => Restore::Refused(reason),
+                _ => Restore::Refused(crate::snapshot::Refusal::Damaged("of another size than the reader's states".into())),
+            };
+            (State::empty(reader.config()), restore)
+        }
+    }
+}
+
+/// Puts a passage's state into the store. Failure is the store's to count: it is a cache.
+fn keep(reader: &Reader, store: &Store, passage: &ReadPassage, cost_ms_per_token: f32) {
+    let mut chain = Chain::new(reader.fingerprint());
+    chain.extend(&passage.tokens.ids);
+    let key = chain.key();
+    if store.admits(&key) {
+        let cost_ms = cost_ms_per_token * passage.tokens.ids.len() as f32;
+        let _ = store.put(&key, reader.fingerprint(), passage.state.tokens(), passage.state.data(), cost_ms);
+    }
+}
+
+fn weights_hash(checkpoint: &Checkpoint) -> Result<[u8; 32]> {
+    let mut hash = blake3::Hasher::new();
+    hash.update(format!("{:?}", checkpoint.config()).as_bytes());
+    for file in checkpoint.files() {
+        let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+        hash.update_reader(&mut reader).map_err(|e| Error::io(file, e))?;
+    }
+    Ok(*hash.finalize().as_bytes())
+}
+
+fn tokenizer_hash(folder: &Path) -> Result<[u8; 32]> {
+    let mut hash = blake3::Hasher::new();
+    for name in ["tokenizer.json", "reader.json"] {
+        let file = folder.join(name);
+        match std::fs::read(&file) {
+            Ok(bytes) => hash.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => hash.update(b"absent"),
+            Err(e) => return Err(Error::io(&file, e)),
+        };
+    }
+    Ok(*hash.finalize().as_bytes())
+}
