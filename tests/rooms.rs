@@ -16,11 +16,7 @@ const ARROWS: [(&str, &[&str], &[&str]); 6] = [
     ("palimpsest-cli", &["palimpsest-engine"], &[]),
     ("palimpsest-ffi", &["palimpsest-engine"], &[]),
     // The root package re-exports the engine and owns examples/ and tests/, which may use anything.
-    (
-        "palimpsest-rag",
-        &["palimpsest-engine"],
-        &["palimpsest-index", "palimpsest-kernels", "palimpsest-cli", "palimpsest-ffi"],
-    ),
+    ("palimpsest-rag", &["palimpsest-engine"], &["palimpsest-index", "palimpsest-kernels", "palimpsest-cli", "palimpsest-ffi"]),
 ];
 
 /// Libraries that belong to one room.
