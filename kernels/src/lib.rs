@@ -1,1 +1,70 @@
 //! What is the arithmetic?
+//!
+//! Gated DeltaNet-2 (arXiv 2605.22791) and the rows around it, on slices: no tensor library, no state of its own. Everything
+//! goes through [`Kernels`], a table of functions that is chosen once, at run time, for the processor it runs on.
+//!
+//! **The contract: rows are independent.** What is computed for a row (a token) is a function of that row and, in a
+//! recurrence, of the state before it: bit for bit the same however many rows, sequences, threads or calls there are. So a
+//! text read at once and a text read token by token leave the same state, on one instruction set.
+//!
+//! Shapes are written `[M, H, K]`, row-major and dense: `M` tokens of all sequences, one sequence after the other; `H` heads
+//! of `K` on the query and key side; `HV` heads of `V` on the value side. All numbers are f32 unless a name says otherwise.
+//! Wrong lengths are refused with a [`ShapeError`] before anything is written.
+
+mod cpu;
+mod gdn2;
+mod isa;
+mod matrix;
+mod parallel;
+mod product;
+mod rows;
+mod shape;
+
+pub use gdn2::Gdn2Shape;
+pub use isa::{Isa, KernelError};
+pub use matrix::{Dtype, Matrix};
+pub use rows::OutputGate;
+pub use shape::ShapeError;
+
+/// The functions for one instruction set. Small and cheap to copy; hold one for the life of a model.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    isa: Isa,
+    table: &'static cpu::Table,
+}
+
+impl Kernels {
+    /// The best instruction set of this processor, or the one that the variable `PALIMPSEST_ISA` forces.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the variable names no instruction set, or one that this processor lacks.
+    pub fn detect() -> Result<Self, KernelError> {
+        match std::env::var(isa::VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::new(name.parse()?),
+            _ => Self::new(Isa::best()),
+        }
+    }
+
+    /// The functions for `isa`.
+    ///
+    /// # Errors
+    /// [`KernelError::Missing`] when this processor lacks it.
+    pub fn new(isa: Isa) -> Result<Self, KernelError> {
+        if !isa.is_available() {
+            return Err(KernelError::Missing { isa });
+        }
+        Ok(Self { isa, table: cpu::table(isa) })
+    }
+
+    /// Which instruction set this is.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("isa", &self.isa).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! One table of functions per instruction set, and what those functions are handed.
+//!
+//! `scalar.rs` is the definition of correct: plain code in the order of the equations. The others are compared with it.
+
+mod scalar;
+
+use std::ops::Range;
+
+use crate::gdn2::Gdn2Shape;
+use crate::isa::Isa;
+use crate::matrix::Matrix;
+use crate::rows::OutputGate;
+
+/// `o, gate, weight, eps, kind, out`
+type GatedRmsNorm = unsafe fn(&[f32], &[f32], &[f32], f32, OutputGate, &mut [f32]);
+
+/// The functions of one instruction set.
+///
+/// All are `unsafe` for the same two reasons: the processor must have the instruction set, and lengths must fit, as the
+/// public functions of [`crate::Kernels`] check. Those that take a range may run at the same time on ranges that do not meet.
+pub(crate) struct Table {
+    /// Panels of a product.
+    pub(crate) product: unsafe fn(&Product<'_>, Range<usize>),
+    /// Value heads of one sequence's recurrence.
+    pub(crate) gdn2: unsafe fn(&Recurrence<'_>, Range<usize>),
+    /// Channels of one sequence's convolution.
+    pub(crate) conv_silu: unsafe fn(&Conv<'_>, Range<usize>),
+    /// `x, weight, eps, out`
+    pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    /// `x, dim`
+    pub(crate) l2_norm: unsafe fn(&mut [f32], usize),
+    /// `x, scale`
+    pub(crate) sigmoid: unsafe fn(&mut [f32], f32),
+    /// `f, a_log, dt_bias`
+    pub(crate) log_decay: unsafe fn(&mut [f32], &[f32], &[f32]),
+    /// `o, gate, weight, eps, kind, out`
+    pub(crate) gated_rms_norm: GatedRmsNorm,
+    /// `gate, up, out`
+    pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),
+}
+
+/// `out [M, N] = x [M, K] W^T`, or `+=`.
+pub(crate) struct Product<'a> {
+    pub(crate) x: &'a [f32],
+    #[allow(dead_code)]
+    pub(crate) m: usize,
+    pub(crate) w: &'a Matrix,
+    pub(crate) out: Shared,
+    pub(crate) add: bool,
+}
+
+/// One sequence through the recurrence: `q, k, g, b [T, H, K]`, `v, w, out [T, HV, V]`, `state [HV, K, V]`.
+pub(crate) struct Recurrence<'a> {
+    pub(crate) shape: &'a Gdn2Shape,
+    pub(crate) tokens: usize,
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) g: &'a [f32],
+    pub(crate) b: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) w: &'a [f32],
+    pub(crate) state: Shared,
+    pub(crate) out: Shared,
+}
+
+/// One sequence through the convolution: `x, out [T, D]`, `taps [D, 4]`, `state [3, D]`.
+pub(crate) struct Conv<'a> {
+    pub(crate) channels: usize,
+    pub(crate) tokens: usize,
+    pub(crate) x: &'a [f32],
+    pub(crate) taps: &'a [f32],
+    pub(crate) state: Shared,
+    pub(crate) out: Shared,
+}
+
+/// A slice that several threads write to, each its own elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub(crate) *mut f32);
+
+// SAFETY: it is handed only to parts of one parallel call, which write to elements that no other part reads or writes.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// The table of `isa`. To be called through only where `isa` is available.
+pub(crate) fn table(isa: Isa) -> &'static Table {
+    match isa {
+        Isa::Scalar => &scalar::TABLE,
+        _ => &scalar::TABLE,
+    }
+}

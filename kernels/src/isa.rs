@@ -1,0 +1,101 @@
+//! Which instruction sets are there, and which does this processor have?
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The variable that forces an instruction set.
+pub(crate) const VARIABLE: &str = "PALIMPSEST_ISA";
+
+/// An instruction set with kernels of its own, from the plainest to the fastest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust: runs everywhere, and is the definition of correct.
+    Scalar,
+    /// aarch64 with NEON.
+    Neon,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+/// Why there are no kernels to be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// This processor lacks the instruction set that was asked for.
+    #[error("this processor has no {isa}; it has {}", names(&Isa::available()))]
+    Missing {
+        /// What was asked for.
+        isa: Isa,
+    },
+    /// A name that is no instruction set's.
+    #[error("{name:?} is no instruction set: expected one of {} (set by the caller or by {VARIABLE})", names(&Isa::ALL))]
+    Unknown {
+        /// The name as given.
+        name: String,
+    },
+}
+
+impl Isa {
+    /// All of them, on any machine, from the plainest to the fastest.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+    /// Those that this processor has, from the plainest to the fastest; never empty.
+    #[must_use]
+    pub fn available() -> Vec<Isa> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// Does this processor have it?
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The fastest that this processor has.
+    pub(crate) fn best() -> Isa {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        })
+    }
+}
+
+impl FromStr for Isa {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        let found = Self::ALL.into_iter().find(|isa| isa.to_string() == name);
+        found.ok_or_else(|| KernelError::Unknown { name: name.to_owned() })
+    }
+}
+
+fn names(isas: &[Isa]) -> String {
+    isas.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,129 @@
+//! Norms, gates and activations: what is done to each row by itself.
+
+use rayon::prelude::*;
+
+use crate::Kernels;
+use crate::parallel::grain;
+use crate::shape::{ShapeError, length, rows_of};
+
+/// Multiply-adds that one element of an activation costs, about: exp and a division.
+const ACTIVATION: usize = 16;
+/// The same of a norm.
+const NORM: usize = 4;
+/// Elements an elementwise part is rounded up to.
+const UNIT: usize = 1024;
+
+/// What the output gate's logits go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutputGate {
+    /// `1 / (1 + exp(-x))`: flash-linear-attention.
+    Sigmoid,
+    /// `x / (1 + exp(-x))`: NVIDIA.
+    Silu,
+}
+
+impl Kernels {
+    /// RMSNorm: `out = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()`.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when `x` is not such rows or `out` not as long as `x`.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<(), ShapeError> {
+        let rows = rows_of("rms_norm", "x", x, weight.len())?;
+        length("rms_norm", "out", out, x.len())?;
+        let part = grain(rows, weight.len() * NORM).max(1) * weight.len();
+        // SAFETY: the table fits this processor; both parts have the same whole rows of `weight.len()`.
+        pairs(part, x, out, &|x, out| unsafe { (self.table.rms_norm)(x, weight, eps, out) });
+        Ok(())
+    }
+
+    /// L2 norm of each `dim` elements, in place: `x / sqrt(sum(x^2) + 1e-6)`.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when `x` does not divide into `dim`.
+    pub fn l2_norm(&self, x: &mut [f32], dim: usize) -> Result<(), ShapeError> {
+        let rows = rows_of("l2_norm", "x", x, dim)?;
+        let part = grain(rows, dim * NORM).max(1) * dim;
+        // SAFETY: the table fits this processor; a part has whole rows of `dim`.
+        in_place(part, x, &|x| unsafe { (self.table.l2_norm)(x, dim) });
+        Ok(())
+    }
+
+    /// `x = scale / (1 + exp(-x))`: the gates. `scale` is 2 where negative eigenvalues are allowed, else 1.
+    ///
+    /// # Errors
+    /// None; it returns a result as its siblings do.
+    pub fn sigmoid(&self, x: &mut [f32], scale: f32) -> Result<(), ShapeError> {
+        let part = grain(x.len().div_ceil(UNIT), UNIT * ACTIVATION).max(1) * UNIT;
+        // SAFETY: the table fits this processor.
+        in_place(part, x, &|x| unsafe { (self.table.sigmoid)(x, scale) });
+        Ok(())
+    }
+
+    /// The log-decay `g [M, H, K] = -exp(a_log[h]) * softplus(f + dt_bias[h, k])`, in place of `f`. Never positive.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when `dt_bias [H, K]` does not divide by the heads of `a_log [H]`, or `f` by `dt_bias`.
+    pub fn log_decay(&self, f: &mut [f32], a_log: &[f32], dt_bias: &[f32]) -> Result<(), ShapeError> {
+        rows_of("log_decay", "dt_bias", dt_bias, a_log.len())?;
+        let rows = rows_of("log_decay", "f", f, dt_bias.len())?;
+        let part = grain(rows, dt_bias.len() * ACTIVATION * 2).max(1) * dt_bias.len();
+        // SAFETY: the table fits this processor; a part has whole rows of `dt_bias.len()`, which `a_log.len()` divides.
+        in_place(part, f, &|f| unsafe { (self.table.log_decay)(f, a_log, dt_bias) });
+        Ok(())
+    }
+
+    /// The mixer's output: `out = rms_norm(o) * weight * kind(gate)` over rows of `weight.len()` = V.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when `o` is not such rows, or `gate` or `out` not as long as `o`.
+    pub fn gated_rms_norm(
+        &self,
+        o: &[f32],
+        gate: &[f32],
+        weight: &[f32],
+        eps: f32,
+        kind: OutputGate,
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        let rows = rows_of("gated_rms_norm", "o", o, weight.len())?;
+        length("gated_rms_norm", "gate", gate, o.len())?;
+        length("gated_rms_norm", "out", out, o.len())?;
+        let part = grain(rows, weight.len() * (NORM + ACTIVATION)).max(1) * weight.len();
+        triples(part, o, gate, out, &|o, gate, out| {
+            // SAFETY: the table fits this processor; the parts have the same whole rows of `weight.len()`.
+            unsafe { (self.table.gated_rms_norm)(o, gate, weight, eps, kind, out) }
+        });
+        Ok(())
+    }
+
+    /// `out = gate / (1 + exp(-gate)) * up`, elementwise.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the three are not of one length.
+    pub fn swiglu(&self, gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+        length("swiglu", "up", up, gate.len())?;
+        length("swiglu", "out", out, gate.len())?;
+        let part = grain(gate.len().div_ceil(UNIT), UNIT * ACTIVATION).max(1) * UNIT;
+        // SAFETY: the table fits this processor; the parts are of one length.
+        triples(part, gate, up, out, &|gate, up, out| unsafe { (self.table.swiglu)(gate, up, out) });
+        Ok(())
+    }
+}
+
+fn in_place(part: usize, x: &mut [f32], work: &(impl Fn(&mut [f32]) + Sync)) {
+    if x.len() <= part { work(x) } else { x.par_chunks_mut(part).for_each(work) }
+}
+
+fn pairs(part: usize, x: &[f32], out: &mut [f32], work: &(impl Fn(&[f32], &mut [f32]) + Sync)) {
+    if x.len() <= part {
+        return work(x, out);
+    }
+    x.par_chunks(part).zip(out.par_chunks_mut(part)).for_each(|(x, out)| work(x, out));
+}
+
+fn triples(part: usize, x: &[f32], y: &[f32], out: &mut [f32], work: &(impl Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
+    if x.len() <= part {
+        return work(x, y, out);
+    }
+    x.par_chunks(part).zip(y.par_chunks(part)).zip(out.par_chunks_mut(part)).for_each(|((x, y), out)| work(x, y, out));
+}
