@@ -45,10 +45,34 @@ impl Span {
 
 /// A context that has read a passage and is to be asked.
 pub struct Asked<'a> {
-    /// Advanced by the question and the answer.
+    /// Advanced by `ids` and the answer.
     pub state: &'a mut State,
-    /// What it read.
+    /// What is still to be read: the question at least, the answer mark at last.
+    pub ids: &'a [u32],
+    /// What the answer must be a span of.
     pub passage: &'a PassageTokens,
+}
+
+/// What follows a passage that was read once (tier A): the question.
+///
+/// # Errors
+/// As [`crate::prompt::Prompt::question`].
+pub fn after_one_reading(reader: &Reader, question: &str) -> Result<Vec<u32>> {
+    let mut ids = reader.prompt().question(question)?;
+    ids.extend_from_slice(reader.prompt().answer());
+    Ok(ids)
+}
+
+/// What follows a passage that is to be read twice (tier B): the question, the passage once more, now that the reader knows
+/// what is asked, and the question again. Just read twice: arXiv 2407.05483.
+///
+/// # Errors
+/// As [`crate::prompt::Prompt::question`].
+pub fn before_second_reading(reader: &Reader, question: &str, passage: &PassageTokens) -> Result<Vec<u32>> {
+    let mut ids = reader.prompt().question(question)?;
+    ids.extend_from_slice(&passage.ids);
+    ids.extend(after_one_reading(reader, question)?);
+    Ok(ids)
 }
 
 /// Which tokens of a passage an answer may be made of.
@@ -70,17 +94,16 @@ impl Allowed {
     }
 }
 
-/// Appends `question` (ids, answer mark included) to each context and decodes the best span of each passage.
+/// Reads what each context is still to read and decodes the best span of its passage.
 ///
 /// # Errors
 /// As [`crate::model::Model::forward`].
-pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>], question: &[u32], allowed: Allowed) -> Result<Vec<Span>> {
+pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>], allowed: Allowed) -> Result<Vec<Span>> {
     let (none, end) = (reader.prompt().none(), reader.prompt().end());
     let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.passage, allowed)).collect();
-    let mut next: Vec<Option<u32>> = vec![None; asked.len()];
-    let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: question, state: a.state }).collect();
-    reader.forward(&mut batch, Want::Last, &mut |i, _, logits| next[i] = cursors[i].take(logits, none, end))?;
-    let mut decoded = next.clone();
+    let mut decoded: Vec<Option<u32>> = vec![None; asked.len()];
+    let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
+    reader.forward(&mut batch, Want::Last, &mut |i, _, logits| decoded[i] = cursors[i].take(logits, none, end))?;
     while decoded.iter().any(Option::is_some) {
         let step = decoded.clone();
         let mut batch: Vec<Sequence<'_>> =

@@ -5,7 +5,7 @@ use std::time::Instant;
 use palimpsest_index::Index;
 use serde::Serialize;
 
-use crate::answer::{Allowed, Asked, Span, answer_spans};
+use crate::answer::{Allowed, Asked, Span, after_one_reading, answer_spans, before_second_reading};
 use crate::cite::{Checked, Citation, cite, near};
 use crate::error::Result;
 use crate::prompt::Origin;
@@ -22,11 +22,13 @@ pub struct AskOptions {
     pub passages: usize,
     /// Below this confidence no answer is given.
     pub min_confidence: f32,
+    /// How they are read.
+    pub tier: Tier,
 }
 
 impl Default for AskOptions {
     fn default() -> Self {
-        Self { passages: 5, min_confidence: 0.1 }
+        Self { passages: 5, min_confidence: 0.1, tier: Tier::A }
     }
 }
 
@@ -35,7 +37,12 @@ impl Default for AskOptions {
 pub enum Tier {
     /// Each passage once, from the empty state, the question after it: the states serve any later question.
     A,
+    /// Tier A, then the best [`SECOND_READINGS`] passages a second time, now that the reader knows what is asked.
+    B,
 }
+
+/// Passages that tier B reads again.
+pub const SECOND_READINGS: usize = 3;
 
 /// What came of a question. Serialises to the stable shape that the README documents.
 #[derive(Debug, Clone, Serialize)]
@@ -82,18 +89,27 @@ pub struct Timings {
 pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, options: &AskOptions) -> Result<Answer> {
     let clock = Instant::now();
     let mut timings = Timings::default();
-    let mut asked = reader.prompt().question(question)?;
-    asked.extend_from_slice(reader.prompt().answer());
+    let asked = after_one_reading(reader, question)?;
 
     let hits = retrieve(index, question)?;
     let candidates = rerank(&hits, options.passages);
     timings.retrieve = lap(&clock, 0.0);
 
     let passages = candidates.iter().map(|c| reader.prompt().passage(&c.hit.title, &c.hit.text)).collect::<Result<Vec<_>>>()?;
-    let mut read = read_passages(reader, store, passages)?;
+    let read = read_passages(reader, store, passages)?;
     timings.read = lap(&clock, timings.retrieve);
 
-    let spans = spans_of(reader, &mut read, &asked)?;
+    let mut answered = Answered { spans: vec![None; read.len()], tokens_read: 0 };
+    let once: Vec<(usize, Vec<u32>)> = (0..read.len()).map(|i| (i, asked.clone())).collect();
+    answered.ask(reader, &read, &once)?;
+    if options.tier == Tier::B {
+        let best = ranked(&candidates, &answered.spans).into_iter().take(SECOND_READINGS);
+        let twice = best.map(|(_, i)| Ok((i, before_second_reading(reader, question, &read[i].tokens)?)));
+        let twice = twice.collect::<Result<Vec<_>>>()?;
+        answered.spans.fill(None);
+        answered.ask(reader, &read, &twice)?;
+    }
+    let Answered { spans, tokens_read: asked_tokens } = answered;
     timings.answer = lap(&clock, timings.retrieve + timings.read);
 
     let mut notices = Vec::new();
@@ -105,7 +121,8 @@ pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, option
         if chance < options.min_confidence {
             break;
         }
-        match cited(index, &candidates[i], &read[i], &spans[i])? {
+        let Some(span) = &spans[i] else { continue };
+        match cited(index, &candidates[i], &read[i], span)? {
             Some((answer, Checked::Holds(citation))) => {
                 (best, confidence) = (Some((answer, citation)), chance);
                 break;
@@ -118,16 +135,15 @@ pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, option
     let before = timings.retrieve + timings.read + timings.answer;
     timings.cite = lap(&clock, before);
     timings.total = lap(&clock, 0.0);
-    let decoded: u64 = spans.iter().map(|s| s.tokens_read).sum();
     let (answer, citations) = best.map_or((None, Vec::new()), |(answer, citation)| (Some(answer), vec![citation]));
     Ok(Answer {
         answer,
         confidence,
         citations,
         nearest,
-        tokens_read: read.iter().map(ReadPassage::tokens_read).sum::<u64>() + (asked.len() * read.len()) as u64 + decoded,
+        tokens_read: read.iter().map(ReadPassage::tokens_read).sum::<u64>() + asked_tokens,
         tokens_restored: read.iter().map(ReadPassage::tokens_restored).sum(),
-        tier: Tier::A,
+        tier: options.tier,
         timings_ms: timings,
         notices,
     })
@@ -137,21 +153,40 @@ fn lap(clock: &Instant, before: f64) -> f64 {
     clock.elapsed().as_secs_f64() * 1e3 - before
 }
 
-fn spans_of(reader: &Reader, read: &mut [ReadPassage], question: &[u32]) -> Result<Vec<Span>> {
-    let mut states: Vec<State> = read.iter_mut().map(|p| p.state.clone()).collect();
-    let mut asked: Vec<Asked<'_>> =
-        states.iter_mut().zip(read.iter()).map(|(state, p)| Asked { state, passage: &p.tokens }).collect();
-    answer_spans(reader, &mut asked, question, Allowed::Text)
+/// What each passage answered, by its number; `None` where it was not asked (again).
+struct Answered {
+    spans: Vec<Option<Span>>,
+    tokens_read: u64,
+}
+
+impl Answered {
+    /// Asks forks of the passages' states; `asked` has the number of each and what follows it.
+    fn ask(&mut self, reader: &Reader, read: &[ReadPassage], asked: &[(usize, Vec<u32>)]) -> Result<()> {
+        let mut forks: Vec<State> = asked.iter().map(|(i, _)| read[*i].state.clone()).collect();
+        let mut contexts: Vec<Asked<'_>> = forks
+            .iter_mut()
+            .zip(asked)
+            .map(|(state, (i, ids))| Asked { state, ids, passage: &read[*i].tokens })
+            .collect();
+        let spans = answer_spans(reader, &mut contexts, Allowed::Text)?;
+        for ((i, ids), span) in asked.iter().zip(spans) {
+            self.tokens_read += ids.len() as u64 + span.tokens_read;
+            self.spans[*i] = Some(span);
+        }
+        Ok(())
+    }
 }
 
 /// Weight of the logarithm of the relative BM25 score beside the span's log-odds.
 const BM25_WEIGHT: f32 = 4.0;
 
 /// Candidates that hold an answer with their scores, best first.
-fn ranked(candidates: &[Candidate], spans: &[Span]) -> Vec<(f32, usize)> {
-    let score = |c: &Candidate, s: &Span| s.margin() + BM25_WEIGHT * c.relative_score.ln();
-    let mut order: Vec<(f32, usize)> =
-        candidates.iter().zip(spans).map(|(c, s)| score(c, s)).enumerate().map(|(i, s)| (s, i)).filter(|(s, _)| s.is_finite()).collect();
+fn ranked(candidates: &[Candidate], spans: &[Option<Span>]) -> Vec<(f32, usize)> {
+    let scores = candidates.iter().zip(spans).enumerate().filter_map(|(i, (candidate, span))| {
+        let score = span.as_ref()?.margin() + BM25_WEIGHT * candidate.relative_score.ln();
+        score.is_finite().then_some((score, i))
+    });
+    let mut order: Vec<(f32, usize)> = scores.collect();
     order.sort_by(|a, b| b.0.total_cmp(&a.0));
     order
 }

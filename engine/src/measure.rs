@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Allowed, Asked, answer_spans};
+use crate::answer::{Allowed, Asked, Span, after_one_reading, answer_spans, before_second_reading};
 use crate::error::{Error, Result};
 use crate::model::Sequence;
 use crate::prompt::PassageTokens;
@@ -42,6 +42,16 @@ pub struct Row {
     pub n: usize,
     /// What was asked.
     pub question: String,
+    /// What tier A said.
+    #[serde(flatten)]
+    pub a: Said,
+    /// What tier B said.
+    pub b: Said,
+}
+
+/// What the reader said in one tier.
+#[derive(Debug, Clone, Serialize)]
+pub struct Said {
     /// What was answered; empty for no answer.
     pub prediction: String,
     /// Its tokens.
@@ -61,6 +71,17 @@ pub struct Scores {
     pub em: f64,
     /// F1 of words.
     pub f1: f64,
+}
+
+/// Scores of both tiers.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Tiers {
+    /// One reading, the question after it.
+    #[serde(rename = "A")]
+    pub a: Scores,
+    /// Two readings, the second in knowledge of the question.
+    #[serde(rename = "B")]
+    pub b: Scores,
 }
 
 /// Reads `.jsonl` or `.jsonl.zst`, the first `limit` lines.
@@ -85,12 +106,12 @@ pub fn questions(file: &Path, limit: Option<usize>) -> Result<Vec<Question>> {
         .collect()
 }
 
-/// Asks each question with its own paragraph given (tier A, no confidence threshold) and hands each row to `each`.
+/// Asks each question with its own paragraph given (both tiers, no confidence threshold) and hands each row to `each`.
 ///
 /// # Errors
 /// As [`crate::model::Model::forward`].
-pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn FnMut(&Row)) -> Result<Scores> {
-    let mut sum = Scores::default();
+pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn FnMut(&Row)) -> Result<Tiers> {
+    let mut sum = Tiers::default();
     let mut last: Option<(&str, PassageTokens, State)> = None;
     for (n, q) in questions.iter().enumerate() {
         let (passage, state) = match last.take() {
@@ -102,22 +123,28 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
                 (passage, state)
             }
         };
-        let mut asked = reader.prompt().question(&q.question)?;
-        asked.extend_from_slice(reader.prompt().answer());
-        let mut fork = state.clone();
-        let mut spans =
-            answer_spans(reader, &mut [Asked { state: &mut fork, passage: &passage }], &asked, Allowed::TextAndTitle)?;
+        let (once, twice) = (after_one_reading(reader, &q.question)?, before_second_reading(reader, &q.question, &passage)?);
+        let (mut a, mut b) = (state.clone(), state.clone());
+        let mut asked = [
+            Asked { state: &mut a, ids: &once, passage: &passage },
+            Asked { state: &mut b, ids: &twice, passage: &passage },
+        ];
+        let spans = answer_spans(reader, &mut asked, Allowed::TextAndTitle)?;
+        let [a, b] = [said(reader, &spans[0], q)?, said(reader, &spans[1], q)?];
+        for (sum, said) in [(&mut sum.a, &a), (&mut sum.b, &b)] {
+            sum.em += said.em * 100.0 / questions.len() as f64;
+            sum.f1 += said.f1 * 100.0 / questions.len() as f64;
+        }
+        each(&Row { n, question: q.question.clone(), a, b });
         last = Some((&q.context, passage, state));
-        let Some(span) = spans.pop() else { continue };
-        let prediction =
-            if span.place.is_some() { reader.prompt().decode(&span.ids)?.trim().to_string() } else { String::new() };
-        let (em, f1) = squad_scores(&prediction, &q.answers);
-        sum.em += em;
-        sum.f1 += f1;
-        each(&Row { n, question: q.question.clone(), prediction, margin: span.margin(), tokens: span.ids, em, f1 });
     }
-    let scale = 100.0 / questions.len().max(1) as f64;
-    Ok(Scores { em: sum.em * scale, f1: sum.f1 * scale })
+    Ok(sum)
+}
+
+fn said(reader: &Reader, span: &Span, q: &Question) -> Result<Said> {
+    let prediction = if span.place.is_some() { reader.prompt().decode(&span.ids)?.trim().to_string() } else { String::new() };
+    let (em, f1) = squad_scores(&prediction, &q.answers);
+    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: span.margin() })
 }
 
 /// Exact match and F1 against the best of the right answers, as SQuAD's own script computes them, 0..1.

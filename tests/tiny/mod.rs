@@ -1,5 +1,5 @@
 //! Tiny random readers, written to a folder in either dialect: what the tests read with when no trained reader is needed.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Read once, ask for ever: documents in, cited answers out.
 ///
@@ -79,9 +79,28 @@ pub(crate) struct Ask {
     /// Passages to read at most
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) passages: usize,
+    /// How passages are read: a once, b the best of them twice
+    #[arg(long, value_enum, default_value = "a")]
+    pub(crate) tier: Tier,
     /// Give no answer below this confidence, 0..1
     #[arg(long, value_name = "P")]
     pub(crate) min_confidence: Option<f32>,
+}
+
+/// How passages are read.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Tier {
+    A,
+    B,
+}
+
+impl From<Tier> for palimpsest_engine::Tier {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::A => palimpsest_engine::Tier::A,
+            Tier::B => palimpsest_engine::Tier::B,
+        }
+    }
 }
 
 #[derive(ClapArgs)]

@@ -75,7 +75,7 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
     let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths)?) };
     engine.reader()?;
     let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
-    let mut options = AskOptions { passages: args.passages, ..AskOptions::default() };
+    let mut options = AskOptions { passages: args.passages, tier: args.tier.into(), ..AskOptions::default() };
     if let Some(p) = args.min_confidence {
         options.min_confidence = p;
     }
@@ -167,8 +167,11 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
             if let (Some(path), Some(e)) = (rows, failed.or(flushed.err())) {
                 return Err(io(path, e));
             }
-            out.object(json!({ "n": questions.len(), "tiers": { "A": scores } }), || {
-                println!("{} questions, tier A: EM {:.1}  F1 {:.1}", questions.len(), scores.em, scores.f1);
+            out.object(json!({ "n": questions.len(), "tiers": scores }), || {
+                println!("{} questions", questions.len());
+                for (tier, s) in [("A", scores.a), ("B", scores.b)] {
+                    println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1);
+                }
             })
         }
         args::EvalVerb::Retrieval { folder } => {

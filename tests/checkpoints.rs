@@ -1,0 +1,154 @@
+//! A checkpoint that cannot be read is refused in one sentence that names the tensor and the file.
+
+mod tiny;
+
+use std::path::Path;
+
+use palimpsest::checkpoint::Checkpoint;
+use palimpsest::{Error, Reader, ReaderOptions};
+use safetensors::Dtype;
+use tiny::{Tiny, write_tensors, write_word_tokenizer};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn refusal(folder: &Path) -> String {
+    match Reader::open(folder, &ReaderOptions::default()) {
+        Err(Error::Reader { file, reason }) => format!("{}: {reason}", file.display()),
+        Err(other) => panic!("refused for another reason: {other}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+fn holds(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+    assert!(!text.contains('\n'), "one line: {text:?}");
+}
+
+fn ready(tiny: &Tiny) -> tempfile::TempDir {
+    let f = folder();
+    tiny.write_fla(f.path(), Dtype::F32);
+    write_word_tokenizer(f.path(), &[]);
+    f
+}
+
+#[test]
+fn a_whole_reader_opens() {
+    let f = ready(&Tiny::odd());
+    Reader::open(f.path(), &ReaderOptions::default()).expect("opens");
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let f = ready(&Tiny::odd());
+    let mut tensors = Tiny::odd().tensors();
+    tensors.remove("model.layers.1.attn.k_conv1d.weight");
+    write_tensors(&f.path().join("model.safetensors"), &tensors, Dtype::F32);
+    holds(&refusal(f.path()), &["model.layers.1.attn.k_conv1d.weight", "missing", "model.safetensors"]);
+}
+
+#[test]
+fn a_wrong_shape_is_named() {
+    let f = ready(&Tiny::odd());
+    let mut tensors = Tiny::odd().tensors();
+    tensors.insert("model.layers.0.attn.o_proj.weight".into(), (vec![40, 95], vec![0.5; 40 * 95]));
+    write_tensors(&f.path().join("model.safetensors"), &tensors, Dtype::F32);
+    holds(&refusal(f.path()), &["model.layers.0.attn.o_proj.weight", "[40, 95]", "[40, 96]", "model.safetensors"]);
+}
+
+#[test]
+fn a_file_cut_short_is_named() {
+    let f = ready(&Tiny::odd());
+    let file = f.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).expect("written");
+    for keep in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        std::fs::write(&file, &bytes[..keep]).expect("cut");
+        holds(&refusal(f.path()), &["model.safetensors", "cut short"]);
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_named() {
+    let f = ready(&Tiny::odd());
+    let mut tensors = Tiny::odd().tensors();
+    tensors.get_mut("model.norm.weight").expect("there").1[3] = f32::NAN;
+    write_tensors(&f.path().join("model.safetensors"), &tensors, Dtype::F32);
+    holds(&refusal(f.path()), &["model.norm.weight", "element 3"]);
+}
+
+#[test]
+fn an_unknown_dialect_lists_what_it_saw() {
+    let f = ready(&Tiny::odd());
+    let tensors = [("gpt.weight".to_string(), (vec![2], vec![1.0, 2.0]))].into();
+    write_tensors(&f.path().join("model.safetensors"), &tensors, Dtype::F32);
+    holds(&refusal(f.path()), &["unknown dialect", "gpt.weight"]);
+}
+
+#[test]
+fn hybrids_are_refused_by_the_name_of_their_attention() {
+    let f = ready(&Tiny::odd());
+    let mut tensors: std::collections::BTreeMap<_, _> =
+        Tiny::odd().tensors().into_iter().map(|(n, t)| (tiny::nvidia(&n), t)).collect();
+    tensors.insert("transformer.h.1.attn.attn.weight".into(), (vec![2, 2], vec![1.0; 4]));
+    write_tensors(&f.path().join("model.safetensors"), &tensors, Dtype::F32);
+    holds(&refusal(f.path()), &["hybrid", "transformer.h.1.attn.attn.weight"]);
+}
+
+#[test]
+fn configurations_that_ask_for_the_impossible_are_refused() {
+    let with = |key: &str, value: serde_json::Value| {
+        let f = ready(&Tiny::odd());
+        let mut config = Tiny::odd().config_json();
+        config[key] = value;
+        std::fs::write(f.path().join("config.json"), config.to_string()).expect("config");
+        refusal(f.path())
+    };
+    holds(&with("conv_size", 3.into()), &["conv_size 3"]);
+    holds(&with("num_v_heads", 3.into()), &["value heads"]);
+    holds(&with("num_heads", 0.into()), &["heads is 0"]);
+    holds(&with("output_gate", "tanh".into()), &["tanh"]);
+    holds(&with("expand_v", serde_json::json!(0.3)), &["0.3"]);
+    holds(&with("hidden_size", "forty".into()), &["config.json"]);
+    holds(&with("vocab_size", 200.into()), &["[300, 40]", "[200, 40]"]);
+}
+
+#[test]
+fn a_folder_without_its_parts_says_which() {
+    let f = folder();
+    holds(&refusal(f.path()), &["model.safetensors"]);
+    let f = ready(&Tiny::odd());
+    std::fs::remove_file(f.path().join("tokenizer.json")).expect("removed");
+    holds(&refusal(f.path()), &["tokenizer.json"]);
+    let f = ready(&Tiny::odd());
+    std::fs::remove_file(f.path().join("config.json")).expect("removed");
+    holds(&refusal(f.path()), &["config.json"]);
+    let f = ready(&Tiny::odd());
+    std::fs::write(f.path().join("reader.json"), "{\"prompt\": {\"passage\": 3}}").expect("written");
+    holds(&refusal(f.path()), &["reader.json"]);
+}
+
+#[test]
+fn a_tokenizer_of_another_vocabulary_is_refused() {
+    let f = ready(&Tiny { vocabulary: 60, ..Tiny::odd() });
+    holds(&refusal(f.path()), &["tokenizer.json", "60 rows"]);
+}
+
+#[test]
+fn shards_are_read_through_their_index() {
+    let f = ready(&Tiny::odd());
+    let tensors = Tiny::odd().tensors();
+    let (a, b): (std::collections::BTreeMap<_, _>, _) = tensors.clone().into_iter().partition(|(n, _)| n.contains("layers.0"));
+    let mut map = serde_json::Map::new();
+    for (file, part) in [("a.safetensors", &a), ("b.safetensors", &b)] {
+        write_tensors(&f.path().join(file), part, Dtype::F32);
+        map.extend(part.keys().map(|k| (k.clone(), file.into())));
+    }
+    std::fs::remove_file(f.path().join("model.safetensors")).expect("removed");
+    std::fs::write(f.path().join("model.safetensors.index.json"), serde_json::json!({ "weight_map": map }).to_string()).expect("index");
+    let whole = Checkpoint::open(f.path()).expect("shards");
+    let name = "model.layers.1.attn.o_norm.weight";
+    assert_eq!(whole.tensor(name, &[24]).expect("tensor"), tensors[name].1);
+}
