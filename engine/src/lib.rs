@@ -22,6 +22,7 @@ pub mod retrieve;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod stream;
 pub mod twin;
 
 pub use ask::{Answer, AskOptions, Tier, Timings};

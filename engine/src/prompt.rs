@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::error::{Error, Result};
+use crate::stream::TokenStream;
 
 /// Where a token of a passage came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,6 +205,11 @@ impl Prompt {
     /// [`Error::Input`] when an id is unknown to the tokenizer.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids, true).map_err(|e| Error::Input(format!("ids cannot be decoded: {e}")))
+    }
+
+    /// The ids of a text of any length, a piece at a time, no form around it.
+    pub fn stream<R: std::io::Read>(&self, source: R) -> TokenStream<'_, R> {
+        TokenStream::new(&self.tokenizer, source)
     }
 
     /// Ids of bare text, no form around it.
