@@ -20,7 +20,7 @@ pub const ANSWER_TOKENS: usize = 14;
 pub struct Span {
     /// The answer's tokens; `[none]` when the reader says that the passage does not hold it; empty when nothing was allowed.
     pub ids: Vec<u32>,
-    /// Where the earliest occurrence of `ids` lies among the passage's tokens; `None` for no answer.
+    /// Where the earliest occurrence of `ids` lies among the text's tokens; `None` for no answer.
     pub place: Option<Range<usize>>,
     /// Natural log-probability of the first token over the whole vocabulary.
     pub first_logprob: f32,
@@ -50,7 +50,7 @@ pub struct Asked<'a> {
     /// What is still to be read: the question at least, the answer mark at last.
     pub ids: &'a [u32],
     /// What the answer must be a span of.
-    pub passage: &'a PassageTokens,
+    pub text: &'a SpanText,
 }
 
 /// What follows a passage that was read once (tier A): the question.
@@ -98,9 +98,9 @@ impl Allowed {
 ///
 /// # Errors
 /// As [`crate::model::Model::forward`].
-pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>], allowed: Allowed) -> Result<Vec<Span>> {
+pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>]) -> Result<Vec<Span>> {
     let (none, end) = (reader.prompt().none(), reader.prompt().end());
-    let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.passage, allowed)).collect();
+    let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.text)).collect();
     let mut decoded: Vec<Option<u32>> = vec![None; asked.len()];
     let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
     reader.forward(&mut batch, Want::Last, &mut |i, _, logits| decoded[i] = cursors[i].take(logits, none, end))?;
@@ -117,17 +117,66 @@ pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>], allowed: Allowed) 
     Ok(cursors.into_iter().map(Cursor::finish).collect())
 }
 
-/// The occurrences in a passage of what was decoded so far.
+/// The tokens that an answer may be a span of, with an index of where each id stands: a decoded token costs the distinct ids
+/// or the occurrences of what was decoded so far, never a pass over the text.
+#[derive(Debug, Clone, Default)]
+pub struct SpanText {
+    /// `u32::MAX` where no answer may go.
+    ids: Vec<u32>,
+    /// Positions, those of the same id together and ascending.
+    positions: Vec<u32>,
+    /// Each distinct id with its part of `positions`.
+    distinct: Vec<(u32, Range<u32>)>,
+}
+
+const FORBIDDEN: u32 = u32::MAX;
+
+impl SpanText {
+    /// Of a passage's tokens, those that `allowed` takes.
+    #[must_use]
+    pub fn of_passage(passage: &PassageTokens, allowed: Allowed) -> Self {
+        let free = passage.ids.iter().zip(&passage.origins).map(|(&id, origin)| if allowed.takes(origin) { id } else { FORBIDDEN });
+        Self::new(free.collect())
+    }
+
+    /// Of ids, `u32::MAX` where no answer may go. Takes 8 bytes a token.
+    #[must_use]
+    pub fn new(ids: Vec<u32>) -> Self {
+        let mut positions: Vec<u32> = (0..ids.len() as u32).filter(|&at| ids[at as usize] != FORBIDDEN).collect();
+        positions.sort_by_key(|&at| (ids[at as usize], at));
+        let mut distinct: Vec<(u32, Range<u32>)> = Vec::new();
+        for (i, &at) in positions.iter().enumerate() {
+            let (i, id) = (i as u32, ids[at as usize]);
+            match distinct.last_mut() {
+                Some((last, range)) if *last == id => range.end = i + 1,
+                _ => distinct.push((id, i..i + 1)),
+            }
+        }
+        Self { ids, positions, distinct }
+    }
+
+    fn at(&self, position: u32) -> Option<u32> {
+        self.ids.get(position as usize).copied().filter(|&id| id != FORBIDDEN)
+    }
+
+    fn occurrences(&self, id: u32) -> &[u32] {
+        match self.distinct.binary_search_by_key(&id, |(id, _)| *id) {
+            Ok(i) => &self.positions[self.distinct[i].1.start as usize..self.distinct[i].1.end as usize],
+            Err(_) => &[],
+        }
+    }
+}
+
+/// The occurrences in a text of what was decoded so far.
 struct Cursor<'a> {
-    passage: &'a PassageTokens,
-    allowed: Allowed,
-    /// Index of the last decoded token in each occurrence, ascending.
-    ends: Vec<usize>,
+    text: &'a SpanText,
+    /// Position of the last decoded token in each occurrence, ascending.
+    ends: Vec<u32>,
     span: Span,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(passage: &'a PassageTokens, allowed: Allowed) -> Self {
+    fn new(text: &'a SpanText) -> Self {
         let span = Span {
             ids: Vec::new(),
             place: None,
@@ -136,12 +185,7 @@ impl<'a> Cursor<'a> {
             logprob: 0.0,
             tokens_read: 0,
         };
-        Self { passage, allowed, ends: Vec::new(), span }
-    }
-
-    fn free(&self, at: usize) -> Option<u32> {
-        let origin = self.passage.origins.get(at)?;
-        self.allowed.takes(origin).then(|| self.passage.ids[at])
+        Self { text, ends: Vec::new(), span }
     }
 
     /// Takes the likeliest allowed token. Returns it when decoding goes on after it.
@@ -156,10 +200,10 @@ impl<'a> Cursor<'a> {
             }
         };
         if first {
-            (0..self.passage.ids.len()).filter_map(|at| self.free(at)).for_each(&mut offer);
+            self.text.distinct.iter().for_each(|(id, _)| offer(*id));
             none.into_iter().for_each(&mut offer);
         } else {
-            self.ends.iter().filter_map(|&e| self.free(e + 1)).for_each(&mut offer);
+            self.ends.iter().filter_map(|&e| self.text.at(e + 1)).for_each(&mut offer);
             end.into_iter().for_each(&mut offer);
         }
         let (logit, id) = best?;
@@ -172,20 +216,20 @@ impl<'a> Cursor<'a> {
             if Some(id) == none {
                 return None;
             }
-            self.ends = (0..self.passage.ids.len()).filter(|&at| self.free(at) == Some(id)).collect();
+            self.ends.extend_from_slice(self.text.occurrences(id));
         } else {
             if Some(id) == end {
                 return None;
             }
-            let ends: Vec<usize> = self.ends.iter().map(|e| e + 1).filter(|&at| self.free(at) == Some(id)).collect();
-            self.ends = ends;
+            self.ends.iter_mut().for_each(|e| *e += 1);
+            self.ends.retain(|&e| self.text.at(e) == Some(id));
             self.span.ids.push(id);
         }
         (self.span.ids.len() < ANSWER_TOKENS).then_some(id)
     }
 
     fn finish(mut self) -> Span {
-        self.span.place = self.ends.first().map(|&end| end + 1 - self.span.ids.len()..end + 1);
+        self.span.place = self.ends.first().map(|&end| end as usize + 1 - self.span.ids.len()..end as usize + 1);
         self.span
     }
 }

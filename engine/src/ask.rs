@@ -5,7 +5,7 @@ use std::time::Instant;
 use palimpsest_index::Index;
 use serde::Serialize;
 
-use crate::answer::{Allowed, Asked, Span, after_one_reading, answer_spans, before_second_reading};
+use crate::answer::{Allowed, Asked, Span, SpanText, after_one_reading, answer_spans, before_second_reading};
 use crate::cite::{Checked, Citation, cite, near};
 use crate::error::Result;
 use crate::prompt::Origin;
@@ -163,12 +163,10 @@ impl Answered {
     /// Asks forks of the passages' states; `asked` has the number of each and what follows it.
     fn ask(&mut self, reader: &Reader, read: &[ReadPassage], asked: &[(usize, Vec<u32>)]) -> Result<()> {
         let mut forks: Vec<State> = asked.iter().map(|(i, _)| read[*i].state.clone()).collect();
-        let mut contexts: Vec<Asked<'_>> = forks
-            .iter_mut()
-            .zip(asked)
-            .map(|(state, (i, ids))| Asked { state, ids, passage: &read[*i].tokens })
-            .collect();
-        let spans = answer_spans(reader, &mut contexts, Allowed::Text)?;
+        let texts: Vec<SpanText> = asked.iter().map(|(i, _)| SpanText::of_passage(&read[*i].tokens, Allowed::Text)).collect();
+        let contexts = forks.iter_mut().zip(asked).zip(&texts);
+        let mut contexts: Vec<Asked<'_>> = contexts.map(|((state, (_, ids)), text)| Asked { state, ids, text }).collect();
+        let spans = answer_spans(reader, &mut contexts)?;
         for ((i, ids), span) in asked.iter().zip(spans) {
             self.tokens_read += ids.len() as u64 + span.tokens_read;
             self.spans[*i] = Some(span);

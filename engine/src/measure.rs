@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Allowed, Asked, Span, after_one_reading, answer_spans, before_second_reading};
+use crate::answer::{Allowed, Asked, Span, SpanText, after_one_reading, answer_spans, before_second_reading};
 use crate::error::{Error, Result};
 use crate::model::Sequence;
 use crate::prompt::PassageTokens;
@@ -125,11 +125,10 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         };
         let (once, twice) = (after_one_reading(reader, &q.question)?, before_second_reading(reader, &q.question, &passage)?);
         let (mut a, mut b) = (state.clone(), state.clone());
-        let mut asked = [
-            Asked { state: &mut a, ids: &once, passage: &passage },
-            Asked { state: &mut b, ids: &twice, passage: &passage },
-        ];
-        let spans = answer_spans(reader, &mut asked, Allowed::TextAndTitle)?;
+        let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
+        let mut asked =
+            [Asked { state: &mut a, ids: &once, text: &text }, Asked { state: &mut b, ids: &twice, text: &text }];
+        let spans = answer_spans(reader, &mut asked)?;
         let [a, b] = [said(reader, &spans[0], q)?, said(reader, &spans[1], q)?];
         for (sum, said) in [(&mut sum.a, &a), (&mut sum.b, &b)] {
             sum.em += said.em * 100.0 / questions.len() as f64;
