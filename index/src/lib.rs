@@ -1,1 +1,19 @@
 //! Where does the corpus say it?
+//!
+//! Documents go in, passages that answer to a question come out. A passage is a byte range of its document's text, so
+//! that what is found can be quoted and checked. BM25 over tantivy; no model, no tokens, no network.
+
+mod document;
+mod error;
+mod ingest;
+pub mod measure;
+mod open;
+mod search;
+mod write;
+
+pub use document::{Document, DocumentSummary, Format, Value};
+pub use error::{IndexError, Unread};
+pub use ingest::{IngestReport, Progress};
+pub use open::{Index, IndexStatus};
+pub use search::{Hit, Place};
+pub use write::Change;
