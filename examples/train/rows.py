@@ -1,0 +1,300 @@
+"""Token stores -> packed batches of training rows, in the engine's own forms.
+
+A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> question, <|a|> answer <|end|>.
+  lm      a slice of documents, 256 to 4,096 tokens
+  qa/syn  a     passage, then one to six questions with their answers (tier A; several questions a reading)
+          b     passage, question, passage, question, answer (tier B)
+          q     question, passage, question, answer
+          multi two to five passages, then questions on any of them
+          an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by rule
+  recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys
+
+Every token has a kind, which says what predicting it is for; train.py gives each kind its weight in the loss.
+"""
+import glob
+import json
+import os
+import random
+
+import numpy as np
+
+from prepare import ANSWER, DOC, END, NONE, QUESTION
+
+KINDS = ["off", "text", "passage", "question", "answer", "none", "cloze", "recall", "close"]
+OFF, TEXT, PASSAGE, ASKED, SPAN, NOWHERE, CLOZE, RECALL, CLOSE = range(len(KINDS))
+
+
+class Store:
+    def __init__(self, folder):
+        self.folder, self.name = folder, os.path.basename(folder)
+        for path in glob.glob(os.path.join(folder, "*.npy")):
+            setattr(self, os.path.basename(path)[:-4], np.load(path, mmap_mode="r"))
+        self.size = len(self.tok) if self.name.startswith("lm_") else len(self.q)
+
+    def passage(self, c):
+        return self.tok[self.ctx[c][0]:self.ctx[c][1]]
+
+    def question(self, k):
+        return self.tok[self.q[k][0]:self.q[k][1]]
+
+    def of_question(self, k):
+        return int(np.searchsorted(self.first, k, side="right")) - 1
+
+    def answer(self, k, c):
+        a, b = self.a[k]
+        return None if a < 0 else self.passage(c)[a:b]
+
+
+class Row:
+    def __init__(self):
+        self.ids, self.kinds, self.n = [], [], 0
+
+    def add(self, ids, kind):
+        self.ids.append(ids)
+        self.kinds.append(np.full(len(ids), kind, np.uint8))
+        self.n += len(ids)
+
+    def doc(self, ids, kind):
+        self.add([DOC], OFF)
+        self.add(ids, kind)
+
+    def ask(self, ids, kind):
+        self.add([QUESTION], OFF)
+        self.add(ids, kind)
+
+    def answer(self, ids, kind):
+        self.add([ANSWER], OFF)
+        self.add([NONE] if ids is None else ids, NOWHERE if ids is None else kind)
+        self.add([END], CLOSE)
+
+    def arrays(self):
+        kinds = np.concatenate(self.kinds)
+        kinds[0] = OFF
+        return np.concatenate([np.asarray(x, np.int32) for x in self.ids]), kinds
+
+
+def within(answer, passage):
+    return np.asarray(answer).tobytes() in np.asarray(passage).tobytes()
+
+
+class Asker:
+    """Rows of questions from one store."""
+
+    def __init__(self, store, rng):
+        self.s, self.rng = store, rng
+        self.synthetic = store.name.startswith("syn_")
+        self.span = CLOZE if self.synthetic else SPAN
+        self.text = TEXT if self.synthetic else PASSAGE
+
+    def worn(self, q):
+        """Now and then a question that lost words, so that none is learnt by heart; and the kind of its tokens."""
+        r = self.rng
+        kind = OFF if self.synthetic else ASKED
+        if r.random() < 0.2:
+            kept = [x for x in q if r.random() > 0.12]
+            return (np.array(kept, np.uint16) if kept else q), OFF
+        return q, kind
+
+    def foreign(self, c):
+        """A question on a paragraph nearby whose answer isn't in this one."""
+        s, r = self.s, self.rng
+        for _ in range(3):
+            d = c + r.choice((-1, 1)) * r.randint(1, 6)
+            if 0 <= d < len(s.ctx) and s.art[d] == s.art[c] and s.first[d] < s.first[d + 1]:
+                k = r.randrange(s.first[d], s.first[d + 1])
+                if s.a[k][0] >= 0 and not within(s.answer(k, d), s.passage(c)):
+                    return k
+        return None
+
+    def asked_of(self, c, most):
+        """Up to `most` (question, answer) on context c, in random order."""
+        s, r, out = self.s, self.rng, []
+        ks = list(range(s.first[c], s.first[c + 1]))
+        r.shuffle(ks)
+        for k in ks:
+            if s.made[k] and r.random() < 0.6:
+                continue
+            out.append((s.question(k), s.answer(k, c)))
+            if len(out) >= most:
+                break
+        if not self.synthetic and r.random() < 0.3:
+            k = self.foreign(c)
+            if k is not None:
+                out.insert(r.randint(0, len(out)), (s.question(k), None))
+        return out
+
+    def row(self, form):
+        s, r, row = self.s, self.rng, Row()
+        k = r.randrange(len(s.q))
+        while s.made[k] and r.random() < 0.6:
+            k = r.randrange(len(s.q))
+        c = s.of_question(k)
+        if form == "a":
+            row.doc(s.passage(c), self.text)
+            for q, answer in self.asked_of(c, r.randint(1, 6)):
+                row.ask(*self.worn(q))
+                row.answer(answer, self.span)
+            return row
+        if form == "multi":
+            near = [int(m) for m in s.near[k] if m >= 0]
+            pool = [c] + near[:r.randint(0, 3)]
+            while len(pool) < r.randint(2, 5):
+                pool.append(r.randrange(len(s.ctx)))
+            pool = list(dict.fromkeys(pool))
+            answer = s.answer(k, c)
+            if r.random() < 0.12 and answer is not None and len(pool) > 1 and not any(within(answer, s.passage(m)) for m in pool[1:]):
+                pool, answer = pool[1:], None
+            r.shuffle(pool)
+            for m in pool:
+                row.doc(s.passage(m), self.text)
+            asked = [(s.question(k), answer)]
+            for m in pool[:2]:
+                asked += [x for x in self.asked_of(m, 2) if x[1] is not None]
+            r.shuffle(asked)
+            for q, answer in asked:
+                row.ask(*self.worn(q))
+                row.answer(answer, self.span)
+            return row
+        answer, near = s.answer(k, c), [int(m) for m in s.near[k] if m >= 0]
+        if near and answer is not None and r.random() < 0.12:
+            c, answer = r.choice(near), None
+        q, kind = self.worn(s.question(k))
+        if form == "q":
+            row.ask(q, OFF)
+            row.doc(s.passage(c), self.text)
+        else:
+            row.doc(s.passage(c), self.text)
+            row.ask(q, kind)
+            row.doc(s.passage(c), OFF)
+        row.ask(q, OFF)
+        row.answer(answer, self.span)
+        return row
+
+
+# ---- recall of a value by its key ----
+
+THINGS = ["code", "number", "secret number", "access code", "serial number", "value", "magic number", "account number", "registration number"]
+SAID = [(" The {t} of {k} is {v}.", " What is the {t} of {k}?"), (" The {t} for {k} is {v}.", " What is the {t} for {k}?"),
+        (" {K}: {v}.", " What is the value of {k}?"), (" Remember that the {t} for {k} is {v}.", " What is the {t} for {k}?"),
+        (" One of the special magic numbers for {k} is: {v}.", " What is the special magic number for {k}?"),
+        (" {K} has the {t} {v}.", " What {t} does {k} have?"), (" {k} = {v};", " {k} =")]
+
+
+class Strewer:
+    def __init__(self, tokenizer, rng):
+        self.t, self.rng = tokenizer, rng
+        self.words = sorted(w[1:] for w in tokenizer.get_vocab() if w[:1] == "Ġ" and w[1:].isascii() and w[1:].isalpha() and w[1:].islower() and 4 <= len(w) <= 10)
+
+    def key(self):
+        r = self.rng
+        words = [r.choice(self.words) for _ in range(r.choice((1, 2, 2, 2, 3)))]
+        style = r.random()
+        if style < 0.15:
+            return "%s-%d" % (words[0].upper()[:4], r.randint(10, 9999))
+        return "-".join(words) if style < 0.25 else " ".join(w.title() for w in words) if style < 0.5 else " ".join(words)
+
+    def row(self, text, pairs, asked, digits=None, said=None):
+        """`text` (token ids) as a passage with `pairs` keys strewn in, `asked` of them asked for.
+        -> row, [(question ids, value ids)] with the row ending before the first question if asked == 0"""
+        r = self.rng
+        said = said or r.choice(SAID)
+        thing = r.choice(THINGS)
+        keys = list(dict.fromkeys(self.key() for _ in range(pairs)))
+        values = ["".join(r.choice("0123456789") for _ in range(digits or r.choice((7, 7, 7, 7, 4, 5, 6, 8)))) for _ in keys]
+        fill = lambda form, k, v: form.format(t=thing, k=k, K=k[:1].upper() + k[1:], v=v)
+        at = sorted(r.randrange(1, len(text) + 1) for _ in keys)
+        pieces, last = [], 0
+        for i, k, v in zip(at, keys, values):
+            pieces += [np.asarray(text[last:i], np.int64), np.array(self.t.encode(fill(said[0], k, v)).ids)]
+            last = i
+        pieces.append(np.asarray(text[last:], np.int64))
+        row = Row()
+        row.doc(np.concatenate(pieces), PASSAGE)
+        # digits are single tokens, so a value is the same tokens wherever it stands
+        chosen = [(np.array(self.t.encode(fill(said[1], k, "")).ids), np.array(self.t.encode(v).ids)) for k, v in zip(keys, values)]
+        r.shuffle(chosen)
+        for q, v in chosen[:asked]:
+            row.ask(q, OFF)
+            row.answer(v, RECALL)
+        return row, chosen
+
+
+# ---- batches ----
+
+class Rows:
+    """Batches of exactly n tokens; the mixture is read from a file that may change while training."""
+
+    def __init__(self, data, mixture, tokenizer, seed):
+        self.data, self.path, self.rng, self.stores = data, mixture, random.Random(seed), {}
+        self.stamp, self.held, self.given, self.batches = 0, {}, {}, 0
+        self.strewer = Strewer(tokenizer, self.rng)
+        self.refresh()
+
+    def refresh(self):
+        for folder in sorted(glob.glob(os.path.join(self.data, "*_*"))):
+            if folder not in self.stores and not folder.endswith(".part"):
+                self.stores[folder] = Store(folder)
+        stamp = os.stat(self.path).st_mtime_ns
+        if stamp != self.stamp:
+            with open(self.path) as f:
+                self.mixture = json.load(f)
+            self.stamp = stamp
+        self.kinds = {}
+        for kind in ("lm", "qa", "syn"):
+            stores = [s for s in self.stores.values() if s.name.startswith(kind + "_")]
+            scale = lambda s: next((x for part, x in self.mixture.get("stores", {}).items() if part in s.name), 1.0)
+            self.kinds[kind] = (stores, [s.size * scale(s) for s in stores])
+
+    def phase(self, progress):
+        return next((p for p in self.mixture["phases"] if progress < p["until"]), self.mixture["phases"][-1])
+
+    def pick(self, kind):
+        stores, sizes = self.kinds[kind]
+        return self.rng.choices(stores, sizes)[0] if stores else None
+
+    def slice_of_text(self, n):
+        s = self.pick("lm")
+        i = self.rng.randrange(max(1, len(s.tok) - n))
+        return s.tok[i:i + n]
+
+    def make(self, source, phase):
+        r, row = self.rng, Row()
+        if source == "recall":
+            n = int(64 * 2 ** r.uniform(1, phase.get("recall_octaves", 6)))
+            pairs = r.randint(1, max(1, min(24, n // 40)))
+            text = self.slice_of_text(n)
+            row, _ = self.strewer.row(text[text != DOC], pairs, r.randint(1, 8))
+            return row
+        store = self.pick(source) if source != "lm" else None
+        if store is None:
+            row.add(self.slice_of_text(r.choice((256, 512, 1024, 2048, 2048, 2048, 4096))), TEXT)
+            return row
+        forms = phase["forms"] if source == "qa" else phase.get("syn_forms", phase["forms"])
+        return Asker(store, r).row(r.choices(list(forms), list(forms.values()))[0])
+
+    def batch(self, n, progress):
+        """-> ids [n] int32, kinds [n] uint8, pos [n] int32, cu [rows+1] int64"""
+        if self.batches % 40 == 0:
+            self.refresh()
+        self.batches += 1
+        phase, rows, left = self.phase(progress), [], n
+        share = {k: v for k, v in phase["share"].items() if v > 0}
+        given = {k: 0 for k in share}
+        while left > 0:
+            source = max(share, key=lambda k: share[k] * (n - left + 500) - given[k] + self.rng.random() * 800)
+            row = self.held.pop(source, None) or self.make(source, phase)
+            if row.n > left:
+                self.held[source] = row
+                row = Row()
+                row.add(self.slice_of_text(left), TEXT)
+                source = None
+            if row.n == 0:
+                continue
+            if source:
+                given[source] += row.n
+            rows.append(row.arrays())
+            left -= row.n
+        ids, kinds = np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows])
+        sizes = np.array([len(r[0]) for r in rows])
+        pos = np.concatenate([np.arange(m, dtype=np.int32) for m in sizes])
+        return ids[:n], kinds[:n], pos[:n], np.minimum(np.concatenate([[0], sizes.cumsum()]), n).astype(np.int64)
