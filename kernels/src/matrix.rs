@@ -8,6 +8,8 @@
 
 use crate::shape::ShapeError;
 
+/// Most words (32 bits) of a row: what a kernel's block of rows holds on the stack.
+pub(crate) const MAX_WORDS: usize = 1 << 15;
 /// Output columns of a panel.
 pub(crate) const PANEL: usize = 32;
 
@@ -38,6 +40,9 @@ impl Matrix {
             if size == 0 {
                 return Err(ShapeError::Zero { op, name });
             }
+        }
+        if k > MAX_WORDS {
+            return Err(ShapeError::TooLong { op, name: "k", got: k, most: MAX_WORDS });
         }
         crate::shape::length(op, "weights", weights, n * k)?;
         let mut lines = vec![0.0; n.div_ceil(PANEL) * PANEL * k];
@@ -76,6 +81,11 @@ impl Matrix {
 
     pub(crate) fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL)
+    }
+
+    /// All panels: `[panel][line][32]`.
+    pub(crate) fn words(&self) -> &[f32] {
+        &self.lines
     }
 
     /// Lines of panel `p`: `[K, 32]`.

@@ -28,6 +28,18 @@ pub enum ShapeError {
         /// What it should be a multiple of.
         unit: usize,
     },
+    /// A size beyond what the kernels take.
+    #[error("{op}: the caller's {name} is {got}, more than the {most} that the kernels take")]
+    TooLong {
+        /// The function that refused.
+        op: &'static str,
+        /// The size, as the documentation calls it.
+        name: &'static str,
+        /// Its value.
+        got: usize,
+        /// The largest that is taken.
+        most: usize,
+    },
     /// A size that must not be zero, is.
     #[error("{op}: the caller's {name} is 0")]
     Zero {

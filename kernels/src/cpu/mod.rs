@@ -2,7 +2,21 @@
 //!
 //! `scalar.rs` is the definition of correct: plain code in the order of the equations. The others are compared with it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod dense;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod recurrence;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod rows;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod vector;
 
 use std::ops::Range;
 
@@ -42,7 +56,6 @@ pub(crate) struct Table {
 /// `out [M, N] = x [M, K] W^T`, or `+=`.
 pub(crate) struct Product<'a> {
     pub(crate) x: &'a [f32],
-    #[allow(dead_code)]
     pub(crate) m: usize,
     pub(crate) w: &'a Matrix,
     pub(crate) out: Shared,
@@ -91,7 +104,12 @@ impl Shared {
 /// The table of `isa`. To be called through only where `isa` is available.
 pub(crate) fn table(isa: Isa) -> &'static Table {
     match isa {
-        Isa::Scalar => &scalar::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &avx2::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => &avx512::TABLE,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => &neon::TABLE,
         _ => &scalar::TABLE,
     }
 }

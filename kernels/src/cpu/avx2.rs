@@ -1,0 +1,102 @@
+//! x86-64 with AVX2 and FMA: 16 registers of 8 lanes.
+
+use std::arch::x86_64::*;
+
+use super::vector::{Vector, table};
+
+#[derive(Clone, Copy)]
+struct F32x8(__m256);
+
+impl F32x8 {
+    /// All bits set in the first `n` lanes.
+    #[inline(always)]
+    unsafe fn mask(n: usize) -> __m256i {
+        // SAFETY: see `Vector`.
+        unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+    }
+}
+
+impl Vector for F32x8 {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 3;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_loadu_ps(from)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see `Vector`.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, n: usize) -> Self {
+        // SAFETY: see `Vector`; lanes that the mask leaves out are not read.
+        unsafe { Self(_mm256_maskload_ps(from, Self::mask(n))) }
+    }
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, n: usize) {
+        // SAFETY: see `Vector`; lanes that the mask leaves out are not written.
+        unsafe { _mm256_maskstore_ps(to, Self::mask(n), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_add_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_div_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
+    }
+    #[inline(always)]
+    unsafe fn at_most(self, limit: Self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and a number the instruction returns its second operand.
+        unsafe { Self(_mm256_min_ps(limit.0, self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, limit: Self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and a number the instruction returns its second operand.
+        unsafe { Self(_mm256_max_ps(limit.0, self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let n = _mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_set1_epi32(127));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+}
+
+table!("avx2,fma", F32x8, 4, 4);

@@ -1,0 +1,90 @@
+//! x86-64 with AVX-512: 32 registers of 16 lanes, masks for the rest of a row.
+
+use std::arch::x86_64::*;
+
+use super::vector::{Vector, table};
+
+#[derive(Clone, Copy)]
+struct F32x16(__m512);
+
+// SAFETY of every block here: see `Vector`, whose functions are called only where AVX-512 is there.
+impl Vector for F32x16 {
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 12;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_loadu_ps(from)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see `Vector`.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, n: usize) -> Self {
+        // SAFETY: see `Vector`; lanes that the mask leaves out are not read.
+        unsafe { Self(_mm512_maskz_loadu_ps((1 << n) - 1, from)) }
+    }
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, n: usize) {
+        // SAFETY: see `Vector`; lanes that the mask leaves out are not written.
+        unsafe { _mm512_mask_storeu_ps(to, (1 << n) - 1, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_div_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
+    }
+    #[inline(always)]
+    unsafe fn at_most(self, limit: Self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and a number the instruction returns its second operand.
+        unsafe { Self(_mm512_min_ps(limit.0, self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, limit: Self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and a number the instruction returns its second operand.
+        unsafe { Self(_mm512_max_ps(limit.0, self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let n = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(127));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: see `Vector`.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+}
+
+table!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", F32x16, 2, 4);

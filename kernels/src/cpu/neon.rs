@@ -1,0 +1,97 @@
+//! aarch64 with NEON: 32 registers of 4 lanes.
+
+use std::arch::aarch64::*;
+
+use super::vector::{Vector, table};
+
+#[derive(Clone, Copy)]
+struct F32x4(float32x4_t);
+
+impl Vector for F32x4 {
+    const LANES: usize = 4;
+    const TILE_ROWS: usize = 3;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vdupq_n_f32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vld1q_f32(from)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see `Vector`.
+        unsafe { vst1q_f32(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, n: usize) -> Self {
+        let mut lanes = [0.0; 4];
+        // SAFETY: see `Vector`; `n` < 4 elements are read.
+        unsafe {
+            lanes.as_mut_ptr().copy_from_nonoverlapping(from, n);
+            Self::load(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, n: usize) {
+        let mut lanes = [0.0; 4];
+        // SAFETY: see `Vector`; `n` < 4 elements are written.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            to.copy_from_nonoverlapping(lanes.as_ptr(), n);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vaddq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vsubq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vmulq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vdivq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vfmaq_f32(addend.0, self.0, factor.0)) }
+    }
+    #[inline(always)]
+    unsafe fn at_most(self, limit: Self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and a number the instruction returns NaN.
+        unsafe { Self(vminq_f32(self.0, limit.0)) }
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, limit: Self) -> Self {
+        // SAFETY: see `Vector`. Of a NaN and a number the instruction returns NaN.
+        unsafe { Self(vmaxq_f32(self.0, limit.0)) }
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let n = vaddq_s32(vreinterpretq_s32_f32(self.0), vdupq_n_s32(127));
+            Self(vreinterpretq_f32_s32(vshlq_n_s32::<23>(n)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: see `Vector`.
+        unsafe { vaddvq_f32(self.0) }
+    }
+}
+
+table!("neon", F32x4, 8, 8);

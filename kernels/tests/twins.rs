@@ -1,0 +1,235 @@
+//! Every instruction set against scalar, and scalar against f64: ugly sizes, fresh inputs, poisoned outputs.
+
+mod inputs;
+
+use inputs::{Inputs, Random, UGLY, assert_near, every_isa};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, Matrix, OutputGate};
+
+fn scalar() -> Kernels {
+    Kernels::new(Isa::Scalar).unwrap()
+}
+
+fn as_f32(x: impl Iterator<Item = f64>) -> Vec<f32> {
+    x.map(|x| x as f32).collect()
+}
+
+#[test]
+fn products_agree() {
+    let mut random = Random::fresh("products_agree");
+    for kernels in every_isa() {
+        for _ in 0..40 {
+            let (m, n, k) = (random.below(30), UGLY[random.below(13)], UGLY[random.below(13)]);
+            product_agrees(&kernels, &mut random, m, n, k);
+        }
+        // More rows than a block on the stack, more words than a chunk, more panels than a tile.
+        for (m, n, k) in [(0, 3, 3), (1, 300, 700), (2, 300, 513), (67, 97, 512), (3, 33, 9000), (70, 31, 1100), (140, 64, 16)] {
+            product_agrees(&kernels, &mut random, m, n, k);
+        }
+    }
+}
+
+fn product_agrees(kernels: &Kernels, random: &mut Random, m: usize, n: usize, k: usize) {
+    let (x, w) = (random.vec(m * k, -1.0, 1.0), random.vec(n * k, -1.0, 1.0));
+    let matrix = Matrix::pack(n, k, &w, Dtype::F32).unwrap();
+    let dot = |i: usize, j: usize| -> f64 { (0..k).map(|c| f64::from(x[i * k + c]) * f64::from(w[j * k + c])).sum() };
+    let expected = as_f32((0..m * n).map(|at| dot(at / n, at % n)));
+    let mut out = vec![f32::NAN; m * n];
+    kernels.matmul(&x, &matrix, &mut out).unwrap();
+    assert_near(&format!("{} matmul [{m}, {n}, {k}]", kernels.isa()), &out, &expected, 1e-5);
+
+    let residual = random.vec(m * n, -1.0, 1.0);
+    let mut sum = residual.clone();
+    kernels.matmul_add(&x, &matrix, &mut sum).unwrap();
+    let added: Vec<f32> = residual.iter().zip(&out).map(|(r, o)| r + o).collect();
+    inputs::assert_same(&format!("{} matmul_add [{m}, {n}, {k}]", kernels.isa()), &sum, &added);
+}
+
+#[test]
+fn rows_agree() {
+    let mut random = Random::fresh("rows_agree");
+    for kernels in every_isa() {
+        let isa = kernels.isa();
+        for dim in UGLY.into_iter().chain([384, 2048]) {
+            let rows = [0, 1, 3, 65][random.below(4)];
+            let n = rows * dim;
+            let (x, y, weight) = (random.vec(n, -3.0, 3.0), random.vec(n, -30.0, 30.0), random.vec(dim, 0.5, 1.5));
+            let mean = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / dim as f64;
+            let sigmoid = |x: f32| 1.0 / (1.0 + (-f64::from(x)).exp());
+            let mut out = vec![f32::NAN; n];
+
+            kernels.rms_norm(&x, &weight, 1e-5, &mut out).unwrap();
+            let normed: Vec<f64> = x
+                .chunks_exact(dim)
+                .flat_map(|row| row.iter().zip(&weight).map(move |(x, w)| f64::from(x * w) / (mean(row) + 1e-5).sqrt()))
+                .collect();
+            assert_near(&format!("{isa} rms_norm {dim}"), &out, &as_f32(normed.iter().copied()), 1e-6);
+
+            for kind in [OutputGate::Sigmoid, OutputGate::Silu] {
+                out.fill(f32::NAN);
+                kernels.gated_rms_norm(&x, &y, &weight, 1e-5, kind, &mut out).unwrap();
+                let gate = |y: f32| if kind == OutputGate::Silu { f64::from(y) * sigmoid(y) } else { sigmoid(y) };
+                let expected = as_f32(normed.iter().zip(&y).map(|(x, y)| x * gate(*y)));
+                assert_near(&format!("{isa} gated_rms_norm {dim} {kind:?}"), &out, &expected, 1e-6);
+            }
+
+            out.copy_from_slice(&x);
+            kernels.l2_norm(&mut out, dim).unwrap();
+            let expected = x
+                .chunks_exact(dim)
+                .flat_map(|row| row.iter().map(move |x| f64::from(*x) / (mean(row) * dim as f64 + 1e-6).sqrt()));
+            assert_near(&format!("{isa} l2_norm {dim}"), &out, &as_f32(expected), 1e-6);
+
+            out.fill(f32::NAN);
+            kernels.swiglu(&y, &x, &mut out).unwrap();
+            let expected = as_f32(x.iter().zip(&y).map(|(x, y)| f64::from(*x) * f64::from(*y) * sigmoid(*y)));
+            assert_near(&format!("{isa} swiglu {n}"), &out, &expected, 1e-6);
+
+            out.copy_from_slice(&y);
+            kernels.sigmoid(&mut out, 2.0).unwrap();
+            assert_near(&format!("{isa} sigmoid {n}"), &out, &as_f32(y.iter().map(|y| 2.0 * sigmoid(*y))), 1e-6);
+
+            for heads in [1, 3] {
+                let (a_log, bias) = (random.vec(heads, -3.0, 3.0), random.vec(heads * dim, -6.0, 3.0));
+                let f = random.vec(rows * heads * dim, -4.0, 4.0);
+                out = f.clone();
+                kernels.log_decay(&mut out, &a_log, &bias).unwrap();
+                let expected = f.iter().enumerate().map(|(i, f)| {
+                    let at = i % (heads * dim);
+                    -f64::from(a_log[at / dim]).exp() * (f64::from(*f) + f64::from(bias[at])).exp().ln_1p()
+                });
+                assert_near(&format!("{isa} log_decay {heads} x {dim}"), &out, &as_f32(expected), 1e-6);
+            }
+        }
+    }
+}
+
+/// The worst error over the whole range, in units in the last place of the exact result.
+fn worst_ulps(kernels: &Kernels, exact: impl Fn(f64) -> f64, range: (f32, f32), run: impl Fn(&Kernels, &mut [f32])) -> f64 {
+    let steps = 200_000;
+    let x: Vec<f32> = (0..=steps).map(|i| range.0 + (range.1 - range.0) * i as f32 / steps as f32).collect();
+    let mut out = x.clone();
+    run(kernels, &mut out);
+    x.iter()
+        .zip(&out)
+        .map(|(x, out)| {
+            let exact = exact(f64::from(*x));
+            let ulp = f64::from((exact as f32).abs().max(f32::MIN_POSITIVE)) * f64::from(f32::EPSILON);
+            (f64::from(*out) - exact).abs() / ulp
+        })
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn activations_stay_within_their_stated_error() {
+    for kernels in every_isa() {
+        let isa = kernels.isa();
+        let sigmoid = worst_ulps(&kernels, |x| 1.0 / (1.0 + (-x).exp()), (-87.0, 88.0), |k, x| k.sigmoid(x, 1.0).unwrap());
+        let silu = worst_ulps(
+            &kernels,
+            |x| x / (1.0 + (-x).exp()),
+            (-87.0, 88.0),
+            |k, x| {
+                let ones = vec![1.0; x.len()];
+                k.swiglu(&x.to_vec(), &ones, x).unwrap();
+            },
+        );
+        let softplus = worst_ulps(&kernels, |x| -x.exp().ln_1p(), (-86.0, 80.0), |k, x| k.log_decay(x, &[0.0], &[0.0]).unwrap());
+        println!("{isa}: sigmoid {sigmoid:.2}, silu {silu:.2}, softplus {softplus:.2} ulp");
+        assert!(sigmoid <= 4.0 && silu <= 4.0 && softplus <= 4.0, "{isa}: {sigmoid} {silu} {softplus}");
+    }
+}
+
+#[test]
+fn activations_of_what_no_network_should_give() {
+    for kernels in every_isa() {
+        let isa = kernels.isa();
+        let mut x = [f32::NEG_INFINITY, -1e30, -0.0, 0.0, 1e30, f32::INFINITY, f32::NAN];
+        kernels.sigmoid(&mut x, 1.0).unwrap();
+        assert!(x[0].abs() < 1e-37 && x[1].abs() < 1e-37 && x[2] == 0.5 && x[3] == 0.5, "{isa} {x:?}");
+        assert!(x[4] == 1.0 && x[5] == 1.0 && x[6].is_nan(), "{isa} {x:?}");
+        let mut x = [-1e30f32, 1e30, f32::NAN];
+        kernels.log_decay(&mut x, &[0.0], &[0.0]).unwrap();
+        assert!(x[0].abs() < 1e-37 && x[1] == -1e30 && x[2].is_nan(), "{isa} {x:?}");
+    }
+}
+
+#[test]
+fn recurrences_agree() {
+    let mut random = Random::fresh("recurrences_agree");
+    for kernels in every_isa() {
+        for (heads, groups, key_dim, value_dim, tokens) in [
+            (1, 1, 1, 1, 1),
+            (2, 1, 16, 32, 21),
+            (1, 2, 17, 33, 15),
+            (2, 3, 64, 64, 65),
+            (1, 1, 128, 128, 17),
+            (1, 1, 131, 15, 40),
+            (1, 1, 300, 113, 5),
+            (3, 1, 63, 65, 64),
+        ] {
+            let shape = Gdn2Shape { heads, value_heads: heads * groups, key_dim, value_dim };
+            let inputs = Inputs::random(&mut random, shape, tokens);
+            let start = random.vec(shape.state_elements(), -1.0, 1.0);
+            let (out, state) = exact(&inputs, tokens, &start);
+            let mut s = start.clone();
+            let o = inputs.run(&kernels, 0, tokens, &mut s);
+            assert_near(&format!("{} gdn2 {shape:?} out", kernels.isa()), &o, &out, 2e-6);
+            assert_near(&format!("{} gdn2 {shape:?} state", kernels.isa()), &s, &state, 2e-6);
+        }
+    }
+}
+
+/// Equation 9 of arXiv 2605.22791 in f64, as it stands there: `S = (I - k (b * k)^T) Diag(exp g) S + k (w * v)^T`.
+fn exact(x: &Inputs, tokens: usize, start: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let s = &x.shape;
+    let (kd, vd) = (s.key_dim, s.value_dim);
+    let mut state: Vec<f64> = start.iter().map(|x| f64::from(*x)).collect();
+    let mut out = vec![f32::NAN; tokens * s.value_heads * vd];
+    for t in 0..tokens {
+        for j in 0..s.value_heads {
+            let h = j * s.heads / s.value_heads;
+            let key = |x: &[f32], i: usize| f64::from(x[(t * s.heads + h) * kd + i]);
+            let state = &mut state[j * kd * vd..(j + 1) * kd * vd];
+            for c in 0..vd {
+                let at = (t * s.value_heads + j) * vd + c;
+                let decayed: Vec<f64> = (0..kd).map(|i| key(&x.g, i).exp() * state[i * vd + c]).collect();
+                let erased: f64 = (0..kd).map(|i| key(&x.b, i) * key(&x.k, i) * decayed[i]).sum();
+                for i in 0..kd {
+                    state[i * vd + c] =
+                        decayed[i] - key(&x.k, i) * erased + key(&x.k, i) * f64::from(x.w[at]) * f64::from(x.v[at]);
+                }
+                let o: f64 = (0..kd).map(|i| state[i * vd + c] * key(&x.q, i)).sum();
+                out[at] = (o / (kd as f64).sqrt()) as f32;
+            }
+        }
+    }
+    (out, as_f32(state.into_iter()))
+}
+
+#[test]
+fn convolutions_agree() {
+    let mut random = Random::fresh("convolutions_agree");
+    for kernels in every_isa() {
+        for channels in UGLY.into_iter().chain([384]) {
+            let tokens = [1, 2, 3, 4, 17][random.below(5)];
+            let (taps, x) = (random.vec(4 * channels, -1.0, 1.0), random.vec(tokens * channels, -2.0, 2.0));
+            let before = random.vec(3 * channels, -2.0, 2.0);
+            let (mut state, mut out) = (before.clone(), vec![f32::NAN; x.len()]);
+            kernels.conv_silu(&[tokens], &x, &taps, &mut [&mut state[..]], 0, &mut out).unwrap();
+            let all: Vec<f32> = before.iter().chain(&x).copied().collect();
+            let expected = as_f32((0..tokens * channels).map(|at| {
+                let (t, d) = (at / channels, at % channels);
+                let sum: f64 = (0..4).map(|j| f64::from(taps[4 * d + j]) * f64::from(all[(t + j) * channels + d])).sum();
+                sum / (1.0 + (-sum).exp())
+            }));
+            assert_near(&format!("{} conv_silu {tokens} x {channels}", kernels.isa()), &out, &expected, 1e-6);
+            inputs::assert_same("conv_silu's state", &state, &all[all.len() - 3 * channels..]);
+        }
+    }
+}
+
+#[test]
+fn scalar_is_always_there() {
+    assert_eq!(scalar().isa(), Isa::Scalar);
+    assert!(Isa::available().contains(&Isa::Scalar));
+}
