@@ -1,4 +1,5 @@
 //! Rows are independent, bit for bit: of other rows, of how a text is cut, of other sequences and of threads.
+#![allow(clippy::unwrap_used)] // a panic is the report
 
 mod inputs;
 

@@ -1,4 +1,5 @@
 //! What does not fit is refused, with the values, and nothing is written.
+#![allow(clippy::unwrap_used)] // a panic is the report
 
 use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, KernelError, Kernels, Matrix, OutputGate, ShapeError};
 

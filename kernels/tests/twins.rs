@@ -1,4 +1,5 @@
 //! Every instruction set against scalar, and scalar against f64: ugly sizes, fresh inputs, poisoned outputs.
+#![allow(clippy::unwrap_used)] // a panic is the report
 
 mod inputs;
 

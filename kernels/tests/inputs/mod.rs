@@ -1,5 +1,5 @@
 //! Random inputs for the tests: seeded, so that a failure can be run again (`PALIMPSEST_SEED`), and fresh otherwise.
-#![allow(dead_code, unreachable_pub)] // each test file uses some of it
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // each test file uses some of it
 
 use palimpsest_kernels::{Gdn2Shape, Isa, Kernels};
 
