@@ -1,5 +1,6 @@
 //! Question -> cited answer: retrieve, rerank, read, answer, cite, one after another.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use palimpsest_index::Index;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::answer::{Allowed, Asked, Span, SpanText, after_one_reading, answer_spans, before_second_reading};
 use crate::cite::{Checked, Citation, cite, near};
 use crate::error::Result;
-use crate::prompt::Origin;
+use crate::prompt::{Origin, PassageTokens};
 use crate::read::{ReadPassage, Reader, read_passages};
 use crate::rerank::{Candidate, rerank};
 use crate::retrieve::retrieve;
@@ -82,47 +83,123 @@ pub struct Timings {
     pub total: f64,
 }
 
-/// Answers `question` from the documents of `index` (tier A).
+/// A passage that was read for a question, and what it says.
+#[derive(Debug, Clone)]
+pub struct Considered {
+    /// Where it lies and how BM25 ranked it.
+    pub candidate: Candidate,
+    /// What was read.
+    pub tokens: PassageTokens,
+    /// What it answers; `None` where tier B left it aside.
+    pub span: Option<Span>,
+}
+
+impl Considered {
+    /// How good an answer this is: the span's log-odds against none, with the BM25 score mixed in. `None` without an answer.
+    #[must_use]
+    pub fn score(&self) -> Option<f32> {
+        let score = self.span.as_ref()?.margin() + BM25_WEIGHT * self.candidate.relative_score.ln();
+        score.is_finite().then_some(score)
+    }
+}
+
+/// Everything that was read for a question.
+#[derive(Debug, Clone)]
+pub struct Consideration {
+    /// In BM25's order.
+    pub considered: Vec<Considered>,
+    /// Tokens run through the reader.
+    pub tokens_read: u64,
+    /// Tokens not run because a snapshot held them.
+    pub tokens_restored: u64,
+    timings_ms: Timings,
+}
+
+impl Consideration {
+    /// Passages that hold an answer with their scores, best first.
+    #[must_use]
+    pub fn ranked(&self) -> Vec<(f32, usize)> {
+        let mut order: Vec<(f32, usize)> =
+            self.considered.iter().enumerate().filter_map(|(i, c)| Some((c.score()?, i))).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        order
+    }
+}
+
+/// Finds and reads passages, and decodes what each one answers.
 ///
 /// # Errors
 /// [`crate::Error::Input`] for an empty question; those of index and reader.
-pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, options: &AskOptions) -> Result<Answer> {
+pub fn consider(index: &Index, reader: &Reader, store: &Store, question: &str, options: &AskOptions) -> Result<Consideration> {
     let clock = Instant::now();
     let mut timings = Timings::default();
     let asked = after_one_reading(reader, question)?;
-
-    let hits = retrieve(index, question)?;
-    let candidates = rerank(&hits, options.passages);
+    let candidates = rerank(&retrieve(index, question)?, options.passages);
     timings.retrieve = lap(&clock, 0.0);
 
     let passages = candidates.iter().map(|c| reader.prompt().passage(&c.hit.title, &c.hit.text)).collect::<Result<Vec<_>>>()?;
     let read = read_passages(reader, store, passages)?;
     timings.read = lap(&clock, timings.retrieve);
 
-    let mut answered = Answered { spans: vec![None; read.len()], tokens_read: 0 };
-    let once: Vec<(usize, Vec<u32>)> = (0..read.len()).map(|i| (i, asked.clone())).collect();
-    answered.ask(reader, &read, &once)?;
+    let mut all = Consideration {
+        considered: Vec::new(),
+        tokens_read: read.iter().map(ReadPassage::tokens_read).sum(),
+        tokens_restored: read.iter().map(ReadPassage::tokens_restored).sum(),
+        timings_ms: Timings::default(),
+    };
+    let (states, tokens): (Vec<State>, Vec<PassageTokens>) = read.into_iter().map(|p| (p.state, p.tokens)).unzip();
+    let with_tokens = candidates.into_iter().zip(tokens);
+    all.considered = with_tokens.map(|(candidate, tokens)| Considered { candidate, tokens, span: None }).collect();
+    let once = (0..states.len()).map(|i| (i, asked.clone())).collect();
+    all.decode(reader, &states, once)?;
     if options.tier == Tier::B {
-        let best = ranked(&candidates, &answered.spans).into_iter().take(SECOND_READINGS);
-        let twice = best.map(|(_, i)| Ok((i, before_second_reading(reader, question, &read[i].tokens)?)));
+        let best = all.ranked().into_iter().take(SECOND_READINGS);
+        let twice = best.map(|(_, i)| Ok((i, before_second_reading(reader, question, &all.considered[i].tokens)?)));
         let twice = twice.collect::<Result<Vec<_>>>()?;
-        answered.spans.fill(None);
-        answered.ask(reader, &read, &twice)?;
+        all.considered.iter_mut().for_each(|c| c.span = None);
+        all.decode(reader, &states, twice)?;
     }
-    let Answered { spans, tokens_read: asked_tokens } = answered;
     timings.answer = lap(&clock, timings.retrieve + timings.read);
+    all.timings_ms = timings;
+    Ok(all)
+}
 
+impl Consideration {
+    /// Asks forks of `states`, all in one batch; `asked` has the number of each passage and what follows it.
+    fn decode(&mut self, reader: &Reader, states: &[State], asked: Vec<(usize, Vec<u32>)>) -> Result<()> {
+        let mut forks: Vec<State> = asked.iter().map(|(i, _)| states[*i].clone()).collect();
+        let texts: Vec<SpanText> =
+            asked.iter().map(|(i, _)| SpanText::of_passage(&self.considered[*i].tokens, Allowed::Text)).collect();
+        let contexts = forks.iter_mut().zip(&asked).zip(&texts);
+        let mut contexts: Vec<Asked<'_>> = contexts.map(|((state, (_, ids)), text)| Asked { state, ids, text }).collect();
+        let spans = answer_spans(reader, &mut contexts)?;
+        for ((i, ids), span) in asked.into_iter().zip(spans) {
+            self.tokens_read += ids.len() as u64 + span.tokens_read;
+            self.considered[i].span = Some(span);
+        }
+        Ok(())
+    }
+}
+
+/// Answers `question` from the documents of `index`.
+///
+/// # Errors
+/// As [`consider`].
+pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, options: &AskOptions) -> Result<Answer> {
+    let clock = Instant::now();
+    let all = consider(index, reader, store, question, options)?;
+    let mut timings = all.timings_ms;
+    let before = lap(&clock, 0.0);
     let mut notices = Vec::new();
     let mut best = None;
     let mut confidence = 0.0;
-    for (score, i) in ranked(&candidates, &spans) {
+    for (score, i) in all.ranked() {
         let chance = chance(score);
         confidence = f32::max(confidence, chance);
         if chance < options.min_confidence {
             break;
         }
-        let Some(span) = &spans[i] else { continue };
-        match cited(index, &candidates[i], &read[i], span)? {
+        match cited(index, &all.considered[i])? {
             Some((answer, Checked::Holds(citation))) => {
                 (best, confidence) = (Some((answer, citation)), chance);
                 break;
@@ -131,8 +208,7 @@ pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, option
             None => {}
         }
     }
-    let nearest = if best.is_none() { nearest(index, &candidates)? } else { Vec::new() };
-    let before = timings.retrieve + timings.read + timings.answer;
+    let nearest = if best.is_none() { nearest(index, &all.considered)? } else { Vec::new() };
     timings.cite = lap(&clock, before);
     timings.total = lap(&clock, 0.0);
     let (answer, citations) = best.map_or((None, Vec::new()), |(answer, citation)| (Some(answer), vec![citation]));
@@ -141,8 +217,8 @@ pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, option
         confidence,
         citations,
         nearest,
-        tokens_read: read.iter().map(ReadPassage::tokens_read).sum::<u64>() + asked_tokens,
-        tokens_restored: read.iter().map(ReadPassage::tokens_restored).sum(),
+        tokens_read: all.tokens_read,
+        tokens_restored: all.tokens_restored,
         tier: options.tier,
         timings_ms: timings,
         notices,
@@ -153,41 +229,8 @@ fn lap(clock: &Instant, before: f64) -> f64 {
     clock.elapsed().as_secs_f64() * 1e3 - before
 }
 
-/// What each passage answered, by its number; `None` where it was not asked (again).
-struct Answered {
-    spans: Vec<Option<Span>>,
-    tokens_read: u64,
-}
-
-impl Answered {
-    /// Asks forks of the passages' states; `asked` has the number of each and what follows it.
-    fn ask(&mut self, reader: &Reader, read: &[ReadPassage], asked: &[(usize, Vec<u32>)]) -> Result<()> {
-        let mut forks: Vec<State> = asked.iter().map(|(i, _)| read[*i].state.clone()).collect();
-        let texts: Vec<SpanText> = asked.iter().map(|(i, _)| SpanText::of_passage(&read[*i].tokens, Allowed::Text)).collect();
-        let contexts = forks.iter_mut().zip(asked).zip(&texts);
-        let mut contexts: Vec<Asked<'_>> = contexts.map(|((state, (_, ids)), text)| Asked { state, ids, text }).collect();
-        let spans = answer_spans(reader, &mut contexts)?;
-        for ((i, ids), span) in asked.iter().zip(spans) {
-            self.tokens_read += ids.len() as u64 + span.tokens_read;
-            self.spans[*i] = Some(span);
-        }
-        Ok(())
-    }
-}
-
 /// Weight of the logarithm of the relative BM25 score beside the span's log-odds.
 const BM25_WEIGHT: f32 = 4.0;
-
-/// Candidates that hold an answer with their scores, best first.
-fn ranked(candidates: &[Candidate], spans: &[Option<Span>]) -> Vec<(f32, usize)> {
-    let scores = candidates.iter().zip(spans).enumerate().filter_map(|(i, (candidate, span))| {
-        let score = span.as_ref()?.margin() + BM25_WEIGHT * candidate.relative_score.ln();
-        score.is_finite().then_some((score, i))
-    });
-    let mut order: Vec<(f32, usize)> = scores.collect();
-    order.sort_by(|a, b| b.0.total_cmp(&a.0));
-    order
-}
 
 /// The chance that an answer of this score is right.
 fn chance(score: f32) -> f32 {
@@ -195,27 +238,34 @@ fn chance(score: f32) -> f32 {
 }
 
 /// The answer as bytes of the passage, and its citation held against the source. `None` when the tokens stand for no text.
-fn cited(index: &Index, candidate: &Candidate, read: &ReadPassage, span: &Span) -> Result<Option<(String, Checked)>> {
-    let Some(place) = span.place.clone() else { return Ok(None) };
-    let ranges = read.tokens.origins[place].iter().filter_map(|o| match o {
-        Origin::Text(range) => Some(range.clone()),
-        _ => None,
-    });
-    let Some(bytes) = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)) else { return Ok(None) };
-    let Some(text) = candidate.hit.text.get(bytes.clone()) else { return Ok(None) };
-    let answer = text.trim();
-    if answer.is_empty() {
-        return Ok(None);
-    }
-    let start = bytes.start + (text.len() - text.trim_start().len());
-    let checked = cite(index, &candidate.hit, start..start + answer.len())?;
-    Ok(Some((answer.to_string(), checked)))
+fn cited(index: &Index, considered: &Considered) -> Result<Option<(String, Checked)>> {
+    let Some(bytes) = considered.answer_bytes() else { return Ok(None) };
+    let hit = &considered.candidate.hit;
+    let answer = hit.text[bytes.clone()].to_string();
+    Ok(Some((answer, cite(index, hit, bytes)?)))
 }
 
-fn nearest(index: &Index, candidates: &[Candidate]) -> Result<Vec<Citation>> {
+impl Considered {
+    /// The bytes of the passage that its answer is, white space around it left out.
+    #[must_use]
+    pub fn answer_bytes(&self) -> Option<Range<usize>> {
+        let place = self.span.as_ref()?.place.clone()?;
+        let ranges = self.tokens.origins.get(place)?.iter().filter_map(|o| match o {
+            Origin::Text(range) => Some(range.clone()),
+            _ => None,
+        });
+        let bytes = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+        let text = self.candidate.hit.text.get(bytes.clone())?;
+        let start = bytes.start + (text.len() - text.trim_start().len());
+        let end = start + text.trim().len();
+        (start < end).then_some(start..end)
+    }
+}
+
+fn nearest(index: &Index, considered: &[Considered]) -> Result<Vec<Citation>> {
     let mut out = Vec::new();
-    for candidate in candidates {
-        if let Checked::Holds(citation) = cite(index, &candidate.hit, near(&candidate.hit))? {
+    for hit in considered.iter().map(|c| &c.candidate.hit) {
+        if let Checked::Holds(citation) = cite(index, hit, near(hit))? {
             out.push(citation);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexStatus, IngestReport, Progress};
 use serde::Serialize;
 
+use crate::context::Context;
 use crate::ask::{Answer, AskOptions, ask};
 use crate::error::{Error, Result};
 use crate::read::{Reader, ReaderOptions};
@@ -137,6 +138,55 @@ impl Engine {
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
         self.events.iter().map(ToString::to_string).collect()
+    }
+
+    /// The folder of the context `name`, whether it exists or not.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when `name` is no file name of letters, digits, `.`, `_` and `-`.
+    pub fn context_folder(&self, name: &str) -> Result<PathBuf> {
+        let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+        if name.is_empty() || name.starts_with('.') || name.len() > 100 || !name.chars().all(plain) {
+            return Err(Error::Input(format!("{name:?} cannot name a context: letters, digits, '.', '_' and '-', 100 bytes at most")));
+        }
+        Ok(self.options.store.join("contexts").join(name))
+    }
+
+    /// The context `name`.
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub fn context(&self, name: &str) -> Result<Context<'_>> {
+        Context::open(self.reader()?, &self.context_folder(name)?)
+    }
+
+    /// The names of all contexts, in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn contexts(&self) -> Result<Vec<String>> {
+        let folder = self.options.store.join("contexts");
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(&folder, e)),
+        };
+        let mut names: Vec<String> =
+            entries.flatten().filter(|e| e.path().join("log").exists()).filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes the context `name` and all it kept.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none.
+    pub fn drop_context(&self, name: &str) -> Result<()> {
+        let folder = self.context_folder(name)?;
+        if !folder.exists() {
+            return Err(Error::Input(format!("no context {name} in this store: `palimpsest context list` lists them")));
+        }
+        std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))
     }
 
     /// The document index.

@@ -11,6 +11,8 @@ pub mod ask;
 pub mod bench;
 pub mod checkpoint;
 pub mod cite;
+pub mod collection;
+pub mod context;
 mod engine;
 mod error;
 pub mod measure;
@@ -27,6 +29,7 @@ pub mod twin;
 
 pub use ask::{Answer, AskOptions, Tier, Timings};
 pub use cite::Citation;
+pub use context::{Context, ContextAnswer, ContextStatus};
 pub use engine::{Engine, Options, Status, default_reader, store_name};
 pub use error::{Error, Result};
 pub use read::{Reader, ReaderOptions};

@@ -32,6 +32,8 @@ pub(crate) enum Verb {
     Forget(OneDocument),
     /// What the store holds
     Status(Status),
+    /// Read one long text, keep it, and ask it
+    Context(Context),
     /// Look at a reader
     Model(Model),
     /// Measure answers or retrieval
@@ -132,6 +134,73 @@ pub(crate) struct Status {
 }
 
 #[derive(ClapArgs)]
+pub(crate) struct Context {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    #[command(flatten)]
+    pub(crate) reader: ReaderArgs,
+    #[command(subcommand)]
+    pub(crate) verb: ContextVerb,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ContextVerb {
+    /// Read a text of any length into a new context, or go on reading one that was cut short
+    Read {
+        /// Name of the context
+        name: String,
+        /// The text (UTF-8); not needed to go on
+        file: Option<PathBuf>,
+        /// Title that the text is read under [default: the file's name]
+        #[arg(long)]
+        title: Option<String>,
+    },
+    /// Ask it; question and answer are remembered
+    Ask {
+        /// Name of the context
+        name: String,
+        /// What you want to know
+        question: String,
+    },
+    /// Copy it: both go on on their own
+    Fork {
+        /// Name of the context
+        name: String,
+        /// Name of the copy
+        copy: String,
+    },
+    /// Take back the last questions
+    Undo {
+        /// Name of the context
+        name: String,
+        /// How many
+        #[arg(default_value_t = 1)]
+        turns: usize,
+    },
+    /// Write text, ids, turns and state to one file
+    Export {
+        /// Name of the context
+        name: String,
+        /// The file to write
+        file: PathBuf,
+    },
+    /// Make a context of an exported file
+    Import {
+        /// Name of the new context
+        name: String,
+        /// The exported file
+        file: PathBuf,
+    },
+    /// List contexts and their sizes
+    List,
+    /// Remove a context
+    Drop {
+        /// Name of the context
+        name: String,
+    },
+}
+
+#[derive(ClapArgs)]
 pub(crate) struct Model {
     #[command(subcommand)]
     pub(crate) verb: ModelVerb,
@@ -164,6 +233,25 @@ pub(crate) enum EvalVerb {
         /// Write a JSON line for each question here
         #[arg(long, value_name = "OUT")]
         rows: Option<PathBuf>,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// End to end: all paragraphs go in, the questions are asked of all of them
+    Collection {
+        /// Questions as for `qa`, or a folder of documents with a questions.jsonl
+        file: PathBuf,
+        /// The first N questions [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// Write a JSON line for each passage that was read here
+        #[arg(long, value_name = "OUT")]
+        rows: Option<PathBuf>,
+        /// Passages to read at most
+        #[arg(long, default_value_t = 5, value_name = "N")]
+        passages: usize,
+        /// Give no answer below this confidence, 0..1
+        #[arg(long, value_name = "P")]
+        min_confidence: Option<f32>,
         #[command(flatten)]
         reader: ReaderArgs,
     },

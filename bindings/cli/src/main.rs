@@ -1,7 +1,9 @@
-//! `palimpsest`: the command line. What was typed is `args.rs`; what it does is one function a verb in `verbs.rs`; what is
+//! `palimpsest`: the command line. What was typed is `args.rs`; what it does is one function a verb in `verbs.rs` and
+//! `contexts.rs`; what is
 //! printed is `show.rs`.
 
 mod args;
+mod contexts;
 mod show;
 mod verbs;
 
@@ -36,6 +38,7 @@ fn run(args: Args) -> Result<(), Error> {
         Verb::Show(v) => verbs::show(&v, out),
         Verb::Forget(v) => verbs::forget(&v, out),
         Verb::Status(v) => verbs::status(&v, out),
+        Verb::Context(v) => contexts::context(&v, out),
         Verb::Model(v) => verbs::model(&v, out),
         Verb::Eval(v) => verbs::eval(&v, out),
         Verb::Bench(v) => verbs::bench(&v, out),

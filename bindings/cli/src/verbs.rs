@@ -8,18 +8,18 @@ use std::time::Instant;
 use palimpsest_engine::checkpoint::Checkpoint;
 use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::state::State;
-use palimpsest_engine::{AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, default_reader, index};
+use palimpsest_engine::{AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, collection, default_reader, index};
 use serde_json::json;
 
 use crate::args;
 use crate::show::{self, Output};
 
-fn io(path: &Path, source: std::io::Error) -> Error {
+pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_path_buf(), source }
 }
 
 /// The store that was named, or one in the user's cache: one for each set of paths, `default` for none.
-fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result<PathBuf> {
+pub(crate) fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result<PathBuf> {
     if let Some(folder) = named {
         return Ok(folder.clone());
     }
@@ -36,7 +36,7 @@ fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result<PathBuf> {
     Ok(cache.join(name))
 }
 
-fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Engine> {
+pub(crate) fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Engine> {
     let mut options = Options::new(store);
     if let Some(reader) = reader {
         options.reader.clone_from(&reader.model);
@@ -149,30 +149,33 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
             let reader = open_reader(reader)?;
             let bar = show::progress_bar();
             bar.set_length(questions.len() as u64);
-            let mut sink = match rows {
-                Some(path) => Some(BufWriter::new(File::create(path).map_err(|e| io(path, e))?)),
-                None => None,
-            };
-            let mut failed = None;
+            let mut sink = Rows::create(rows.as_deref())?;
             let scores = given_paragraph(&reader, &questions, &mut |row| {
                 bar.inc(1);
-                if let Some(sink) = &mut sink
-                    && let Err(e) = serde_json::to_writer(&mut *sink, row).map_err(Into::into).and_then(|()| sink.write_all(b"\n"))
-                {
-                    failed = Some(e);
-                }
+                sink.write(row);
             })?;
             bar.finish_and_clear();
-            let flushed = sink.as_mut().map_or(Ok(()), Write::flush);
-            if let (Some(path), Some(e)) = (rows, failed.or(flushed.err())) {
-                return Err(io(path, e));
-            }
+            sink.finish()?;
             out.object(json!({ "n": questions.len(), "tiers": scores }), || {
                 println!("{} questions", questions.len());
                 for (tier, s) in [("A", scores.a), ("B", scores.b)] {
                     println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1);
                 }
             })
+        }
+        args::EvalVerb::Collection { file, limit, rows, passages, min_confidence, reader } => {
+            let reader = open_reader(reader)?;
+            let mut options = AskOptions { passages: *passages, ..AskOptions::default() };
+            options.min_confidence = min_confidence.unwrap_or(options.min_confidence);
+            let bar = show::progress_bar();
+            let mut sink = Rows::create(rows.as_deref())?;
+            let scores = collection::evaluate(&reader, file, *limit, &options, &mut |row| {
+                bar.set_position(row.n as u64);
+                sink.write(row);
+            })?;
+            bar.finish_and_clear();
+            sink.finish()?;
+            out.table(serde_json::to_value(&scores).unwrap_or_default())
         }
         args::EvalVerb::Retrieval { folder } => {
             let scores = index::measure::evaluate(folder)?;
@@ -182,6 +185,35 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
                     scores.ndcg_at_10, scores.recall_at_100, scores.mrr_at_10
                 );
             })
+        }
+    }
+}
+
+/// JSON lines to a file, where one was named. The first failure is kept for the end.
+struct Rows<'a> {
+    path: Option<&'a Path>,
+    file: Option<BufWriter<File>>,
+    failed: Option<std::io::Error>,
+}
+
+impl<'a> Rows<'a> {
+    fn create(path: Option<&'a Path>) -> Result<Self> {
+        let file = path.map(|p| File::create(p).map(BufWriter::new).map_err(|e| io(p, e))).transpose()?;
+        Ok(Self { path, file, failed: None })
+    }
+
+    fn write(&mut self, row: &impl serde::Serialize) {
+        if let Some(file) = &mut self.file {
+            let written = serde_json::to_writer(&mut *file, row).map_err(Into::into).and_then(|()| file.write_all(b"\n"));
+            self.failed = self.failed.take().or(written.err());
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let flushed = self.file.as_mut().map_or(Ok(()), Write::flush);
+        match (self.path, self.failed.or(flushed.err())) {
+            (Some(path), Some(e)) => Err(io(path, e)),
+            _ => Ok(()),
         }
     }
 }
