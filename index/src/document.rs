@@ -93,6 +93,17 @@ pub enum Value {
     Text(String),
 }
 
+impl From<&Value> for tantivy::schema::OwnedValue {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Bool(b) => Self::Bool(*b),
+            Value::Integer(i) => Self::I64(*i),
+            Value::Number(n) => Self::F64(*n),
+            Value::Text(t) => Self::Str(t.clone()),
+        }
+    }
+}
+
 /// A document without its text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

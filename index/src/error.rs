@@ -67,6 +67,16 @@ pub enum IndexError {
     },
 }
 
+/// Names what was being done when tantivy refused, and sorts its refusals into ours.
+pub(crate) fn doing(doing: &'static str) -> impl FnOnce(tantivy::TantivyError) -> IndexError {
+    move |source| match source {
+        tantivy::TantivyError::DataCorruption(damage) => {
+            IndexError::Damaged { path: PathBuf::from("index"), what: format!("{damage:?}") }
+        }
+        source => IndexError::Tantivy { doing, source },
+    }
+}
+
 /// Why a file was left out of an ingest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

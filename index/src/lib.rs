@@ -3,11 +3,16 @@
 //! Documents go in, passages that answer to a question come out. A passage is a byte range of its document's text, so
 //! that what is found can be quoted and checked. BM25 over tantivy; no model, no tokens, no network.
 
+mod analyse;
+mod card;
 mod document;
 mod error;
+mod extract;
 mod ingest;
 pub mod measure;
 mod open;
+mod passage;
+mod schema;
 mod search;
 mod write;
 
@@ -15,5 +20,6 @@ pub use document::{Document, DocumentSummary, Format, Value};
 pub use error::{IndexError, Unread};
 pub use ingest::{IngestReport, Progress};
 pub use open::{Index, IndexStatus};
+pub use passage::{Bounds, passages};
 pub use search::{Hit, Place};
-pub use write::Change;
+pub use write::{Change, ID_BYTES};
