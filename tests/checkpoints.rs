@@ -152,3 +152,41 @@ fn shards_are_read_through_their_index() {
     let name = "model.layers.1.attn.o_norm.weight";
     assert_eq!(whole.tensor(name, &[24]).expect("tensor"), tensors[name].1);
 }
+
+/// Files that PyTorch wrote (tests/golden/make_pytorch.py), with the weights of nvidia_small.
+#[test]
+fn pytorch_files_hold_the_same_tensors() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let want = Checkpoint::open(&golden.join("nvidia_small")).expect("safetensors");
+    for (name, exact) in [("trainer.pth", true), ("plain.bin", false)] {
+        let f = folder();
+        std::fs::copy(golden.join("pytorch").join(name), f.path().join(name)).expect("copied");
+        let got = Checkpoint::open(f.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(got.config(), want.config(), "{name}");
+        for (tensor, shape) in [("transformer.h.1.attn.o_proj.weight", &[24, 48][..]), ("transformer.ln_f.weight", &[24])] {
+            assert_eq!(got.tensor(tensor, shape).expect(tensor), want.tensor(tensor, shape).expect(tensor), "{name}");
+        }
+        let head = |c: &Checkpoint| c.tensor("lm_head.weight", &[120, 24]).expect("lm_head");
+        let worst = head(&got).iter().zip(head(&want)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(if exact { worst == 0.0 } else { worst > 0.0 && worst < 0.01 }, "{name}: {worst}");
+        let whole = std::fs::read(f.path().join(name)).expect("read");
+        for keep in [0, 10, whole.len() / 2, whole.len() - 30] {
+            std::fs::write(f.path().join(name), &whole[..keep]).expect("cut");
+            let error = Checkpoint::open(f.path()).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(name) && error.contains("cut short"), "{name} cut to {keep}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn an_int8_tensor_without_its_scales_is_named() {
+    let f = ready(&Tiny::odd());
+    let mut tensors = Tiny::odd().tensors();
+    let (shape, _) = tensors.remove("lm_head.weight").expect("there");
+    let head = tiny::int8("lm_head.weight", &shape);
+    tiny::write_with_int8(&f.path().join("model.safetensors"), &tensors, &head, false);
+    holds(&refusal(f.path()), &["lm_head.weight_scale", "missing"]);
+    tiny::write_with_int8(&f.path().join("model.safetensors"), &tensors, &head, true);
+    let read = Checkpoint::open(f.path()).expect("opens").tensor("lm_head.weight", &shape).expect("scaled");
+    assert_eq!(read[..3], [0.0, 0.5, 1.0], "int8 0, 1, 2 times the first row's scale of 0.5");
+}

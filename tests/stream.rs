@@ -3,7 +3,6 @@
 mod tiny;
 
 use std::io::Read;
-use std::path::Path;
 
 use palimpsest::prompt::Prompt;
 use tiny::Noise;
@@ -21,7 +20,7 @@ impl Read for Trickle<'_> {
 }
 
 fn shipped() -> Prompt {
-    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/reader-small");
+    let reader = palimpsest::default_reader().expect("the reader that ships");
     Prompt::open(&reader, usize::MAX).expect("the shipped tokenizer")
 }
 
@@ -58,6 +57,6 @@ fn pieces_have_the_ids_of_the_whole() {
 #[test]
 fn what_is_no_text_is_refused() {
     let bytes = [b"fine ".as_slice(), &[0xff, 0xfe], b" and more"].concat();
-    let error = shipped().stream(bytes.as_slice()).next_piece().err().expect("refused");
+    let error = shipped().stream(bytes.as_slice()).next_piece().expect_err("refused");
     assert!(error.to_string().contains("UTF-8"), "{error}");
 }

@@ -1,19 +1,17 @@
 //! A folder of weights in either dialect -> named tensors of known shape, as f32.
 //!
 //! Two dialects are told apart by their tensor names: NVIDIA's (LitGPT names, no config.json, SiLU output gate) and
-//! flash-linear-attention's (config.json beside the weights, sigmoid output gate). Tensors are stored as f32, f16, bf16 or
-//! int8 with one f32 scale a row (`X` beside `X_scale`). Everything refused is refused by the name of tensor and file.
+//! flash-linear-attention's (config.json beside the weights, sigmoid output gate). Everything refused is refused by the name
+//! of tensor and file.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::BufferedSafetensors;
-use half::{bf16, f16};
 use palimpsest_kernels::OutputGate;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::model::Config;
+use crate::weights::WeightFiles;
 
 /// How a checkpoint names its tensors, and which output gate that implies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,33 +73,21 @@ impl Dialect {
 /// Weights on disk, opened and checked for their dialect; tensors are converted when asked for.
 pub struct Checkpoint {
     folder: PathBuf,
-    files: Vec<(PathBuf, BufferedSafetensors)>,
-    place: BTreeMap<String, usize>,
+    weights: WeightFiles,
     dialect: Dialect,
     config: Config,
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, the shards that `model.safetensors.index.json` lists, or the only `.safetensors` file of
-    /// `folder`, and reads the shape of the network off `config.json` or off the tensors.
+    /// Opens the weights of `folder` (safetensors, whole or in shards, or a PyTorch file) and reads the shape of the network
+    /// off `config.json` or off the tensors.
     ///
     /// # Errors
     /// [`Error::Reader`] naming the file and tensor at fault.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut files = Vec::new();
-        let mut place = BTreeMap::new();
-        for path in weight_files(folder)? {
-            let bytes = std::fs::read(&path).map_err(|e| Error::reader(&path, format!("cannot be read: {e}")))?;
-            let tensors = BufferedSafetensors::new(bytes).map_err(|e| {
-                Error::reader(&path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again"))
-            })?;
-            for (name, _) in tensors.tensors() {
-                place.insert(name, files.len());
-            }
-            files.push((path, tensors));
-        }
-        let dialect = detect(folder, &place)?;
-        let mut checkpoint = Self { folder: folder.to_path_buf(), files, place, dialect, config: Config::default() };
+        let weights = WeightFiles::open(folder)?;
+        let dialect = detect(folder, &weights)?;
+        let mut checkpoint = Self { folder: folder.to_path_buf(), weights, dialect, config: Config::default() };
         checkpoint.config = match dialect {
             Dialect::Nvidia => checkpoint.config_from_tensors()?,
             Dialect::Fla => checkpoint.config_from_json()?,
@@ -124,14 +110,13 @@ impl Checkpoint {
 
     /// The files the weights lie in.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
+        self.weights.files()
     }
 
-    /// Storage type of tensor `name`, as safetensors spells it, `None` when absent.
+    /// How tensor `name` is stored, as safetensors spells it, `None` when absent.
     #[must_use]
     pub fn stored_as(&self, name: &str) -> Option<String> {
-        let file = *self.place.get(name)?;
-        self.files[file].1.get(name).ok().map(|view| format!("{:?}", view.dtype()))
+        self.weights.describe(name).map(|(_, _, stored)| stored)
     }
 
     /// Name of the tensor that turns the last hidden row into logits: `lm_head.weight`, or the embedding when tied.
@@ -152,50 +137,25 @@ impl Checkpoint {
                 format!("tensor {name} has shape {found:?}, the configuration needs {shape:?}: config.json and weights do not belong together"),
             ));
         }
-        self.convert(name)
+        self.weights.values(name)
     }
 
     fn shape(&self, name: &str) -> Result<(&Path, Vec<usize>)> {
-        let index = *self.place.get(name).ok_or_else(|| {
-            Error::reader(self.only_file_or_folder(), format!("tensor {name} is missing ({} dialect)", self.dialect.name()))
-        })?;
-        let (file, tensors) = &self.files[index];
-        let view = tensors.get(name).map_err(|e| Error::reader(file, format!("tensor {name}: {e}")))?;
-        Ok((file, view.shape().to_vec()))
+        match self.weights.describe(name) {
+            Some((file, shape, _)) => Ok((file, shape)),
+            None => Err(Error::reader(
+                self.only_file_or_folder(),
+                format!("tensor {name} is missing ({} dialect)", self.dialect.name()),
+            )),
+        }
     }
 
     fn only_file_or_folder(&self) -> &Path {
-        match &self.files[..] {
-            [(file, _)] => file,
+        let mut files = self.weights.files();
+        match (files.next(), files.next()) {
+            (Some(file), None) => file,
             _ => &self.folder,
         }
-    }
-
-    fn convert(&self, name: &str) -> Result<Vec<f32>> {
-        let (file, tensors) = &self.files[self.place[name]];
-        let view = tensors.get(name).map_err(|e| Error::reader(file, format!("tensor {name}: {e}")))?;
-        let data = view.data();
-        let values: Vec<f32> = match format!("{:?}", view.dtype()).as_str() {
-            "F32" => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            "F16" => data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            "BF16" => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            "I8" => {
-                let rows = view.shape().first().copied().unwrap_or(0);
-                let scales = self.tensor(&format!("{name}_scale"), &[rows])?;
-                let width = data.len().checked_div(rows).unwrap_or(0).max(1);
-                data.chunks(width)
-                    .zip(scales)
-                    .flat_map(|(row, scale)| row.iter().map(move |b| f32::from(b.cast_signed()) * scale))
-                    .collect()
-            }
-            other => {
-                return Err(Error::reader(file, format!("tensor {name} is stored as {other}; F32, F16, BF16 and I8 with `{name}_scale` are read")));
-            }
-        };
-        if let Some(bad) = values.iter().position(|x| !x.is_finite()) {
-            return Err(Error::reader(file, format!("tensor {name} holds a value that is no number at element {bad}: damaged, or training diverged")));
-        }
-        Ok(values)
     }
 
     /// NVIDIA's checkpoints come without config.json: H = len(A_log), K = rows(q_proj)/H, V = len(o_norm), HV = rows(v_proj)/V.
@@ -207,7 +167,7 @@ impl Checkpoint {
             })
         };
         let part = |p: &str| self.dialect.in_layer(0, p);
-        let layers = (0..).take_while(|&i| self.place.contains_key(&self.dialect.in_layer(i, "attn_norm.weight"))).count();
+        let layers = (0..).take_while(|&i| self.weights.holds(&self.dialect.in_layer(i, "attn_norm.weight"))).count();
         let heads = dim(&part("attn.A_log"), 0)?;
         let value_dim = dim(&part("attn.o_norm.weight"), 0)?;
         Ok(Config {
@@ -224,7 +184,7 @@ impl Checkpoint {
             norm_eps: 1e-5,
             allow_neg_eigval: false,
             output_gate: OutputGate::Silu,
-            tied: !self.place.contains_key("lm_head.weight"),
+            tied: !self.weights.holds("lm_head.weight"),
         })
     }
 
@@ -309,53 +269,22 @@ fn yes() -> bool {
     true
 }
 
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let index = folder.join("model.safetensors.index.json");
-    if index.is_file() {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let text = std::fs::read(&index).map_err(|e| Error::io(&index, e))?;
-        let parsed: Index = serde_json::from_slice(&text).map_err(|e| Error::reader(&index, e.to_string()))?;
-        let mut names: Vec<String> = parsed.weight_map.into_values().collect();
-        names.sort();
-        names.dedup();
-        if let Some(odd) = names.iter().find(|n| Path::new(n).file_name() != Some(n.as_ref())) {
-            return Err(Error::reader(&index, format!("names {odd:?}, which is not a file of its own folder")));
-        }
-        return Ok(names.into_iter().map(|n| folder.join(n)).collect());
-    }
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::reader(folder, format!("is not a folder that can be read: {e}")))?;
-    let mut found: Vec<PathBuf> =
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors")).collect();
-    match found.len() {
-        1 => Ok(vec![found.remove(0)]),
-        0 => Err(Error::reader(folder, "holds no model.safetensors (nor model.safetensors.index.json)")),
-        n => Err(Error::reader(folder, format!("holds {n} .safetensors files and no model.safetensors.index.json that lists them"))),
-    }
-}
-
-fn detect(folder: &Path, place: &BTreeMap<String, usize>) -> Result<Dialect> {
-    if let Some(name) = place.keys().find(|n| n.contains(".attn.attn.")) {
+fn detect(folder: &Path, weights: &WeightFiles) -> Result<Dialect> {
+    if let Some(name) = weights.names().find(|n| n.contains(".attn.attn.")) {
         return Err(Error::reader(
             folder,
             format!("tensor {name} is sliding-window attention: a hybrid; only checkpoints that are Gated DeltaNet-2 in every layer are read"),
         ));
     }
-    [Dialect::Nvidia, Dialect::Fla].into_iter().find(|d| place.contains_key(d.embedding())).ok_or_else(|| {
-        let seen: Vec<&str> = place.keys().take(3).map(String::as_str).collect();
+    [Dialect::Nvidia, Dialect::Fla].into_iter().find(|d| weights.holds(d.embedding())).ok_or_else(|| {
+        let seen: Vec<&str> = weights.names().take(3).collect();
         Error::reader(
             folder,
             format!(
                 "unknown dialect: neither {} nor {} is among its {} tensors (first: {})",
                 Dialect::Nvidia.embedding(),
                 Dialect::Fla.embedding(),
-                place.len(),
+                weights.names().count(),
                 seen.join(", ")
             ),
         )

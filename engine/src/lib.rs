@@ -26,6 +26,7 @@ pub mod state;
 pub mod store;
 pub mod stream;
 pub mod twin;
+mod weights;
 
 pub use ask::{Answer, AskOptions, Tier, Timings};
 pub use cite::Citation;

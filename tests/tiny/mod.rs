@@ -163,3 +163,27 @@ pub fn write_word_tokenizer(folder: &Path, words: &[&str]) {
     });
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("tokenizer.json");
 }
+
+/// An int8 tensor that counts up from 0 in each row.
+pub fn int8(name: &str, shape: &[usize]) -> (String, Vec<usize>, Vec<u8>) {
+    let data = (0..shape[0]).flat_map(|_| (0..shape[1]).map(|i| (i % 100) as u8)).collect();
+    (name.into(), shape.to_vec(), data)
+}
+
+/// Writes `tensors` as f32 and one int8 tensor, with its scales (0.5 for every row) or without.
+pub fn write_with_int8(
+    file: &Path,
+    tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    (name, shape, data): &(String, Vec<usize>, Vec<u8>),
+    scales: bool,
+) {
+    let float = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let mut bytes: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> =
+        tensors.iter().map(|(n, (s, v))| (n.clone(), Dtype::F32, s.clone(), float(v))).collect();
+    bytes.push((name.clone(), Dtype::I8, shape.clone(), data.clone()));
+    if scales {
+        bytes.push((format!("{name}_scale"), Dtype::F32, vec![shape[0]], float(&vec![0.5; shape[0]])));
+    }
+    let views = bytes.iter().map(|(n, d, s, b)| (n.as_str(), TensorView::new(*d, s.clone(), b).expect("bytes fit the shape")));
+    safetensors::serialize_to_file(views, None, file).expect("written");
+}
