@@ -50,6 +50,26 @@ fn matmul_f32_64_rows<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
     product(bencher, isa, Dtype::F32, 64, SHAPES[SHAPE]);
 }
 
+#[divan::bench(args = isas(), consts = [0, 1, 2])]
+fn matmul_bf16_1_row<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
+    product(bencher, isa, Dtype::Bf16, 1, SHAPES[SHAPE]);
+}
+
+#[divan::bench(args = isas(), consts = [0, 1, 2])]
+fn matmul_bf16_64_rows<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
+    product(bencher, isa, Dtype::Bf16, 64, SHAPES[SHAPE]);
+}
+
+#[divan::bench(args = isas(), consts = [0, 1, 2])]
+fn matmul_int8_1_row<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
+    product(bencher, isa, Dtype::Int8, 1, SHAPES[SHAPE]);
+}
+
+#[divan::bench(args = isas(), consts = [0, 1, 2])]
+fn matmul_int8_64_rows<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
+    product(bencher, isa, Dtype::Int8, 64, SHAPES[SHAPE]);
+}
+
 #[divan::bench(args = isas(), consts = [64, 128])]
 fn gdn2_64_tokens<const DIM: usize>(bencher: Bencher, isa: Isa) {
     gdn2(bencher, isa, 64, DIM);

@@ -21,6 +21,9 @@ use crate::shape::{ShapeError, length, rows_of, sequences};
 const TAPS: usize = 4;
 /// Channels that a thread takes at once.
 const CHANNELS: usize = 64;
+/// Elements of a state that a token goes through in a nanosecond, and channels of a convolution, about.
+const STATES: usize = 12;
+const CONVOLUTIONS: usize = 2;
 
 /// The recurrence's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,14 +84,14 @@ impl Kernels {
         let (key_width, value_width) = (shape.heads * shape.key_dim, shape.value_heads * shape.value_dim);
         let rows = rows_of(op, "q", q, key_width)?;
         for (name, slice) in [("k", k), ("g", g), ("b", b)] {
-            length(op, name, slice, rows * key_width)?;
+            length(op, name, slice.len(), rows * key_width)?;
         }
         for (name, slice) in [("v", v), ("w", w), ("out", &*out)] {
-            length(op, name, slice, rows * value_width)?;
+            length(op, name, slice.len(), rows * value_width)?;
         }
         sequences(op, lens, rows, states, at + shape.state_elements())?;
         let out = Shared(out.as_mut_ptr());
-        each_sequence(lens, states, 0, 4 * shape.state_elements(), &|len, first, state: &mut [f32]| {
+        each_sequence(lens, states, 0, shape.state_elements() / STATES, &|len, first, state: &mut [f32]| {
             let keys = first * key_width..(first + len) * key_width;
             let values = first * value_width..(first + len) * value_width;
             let job = Recurrence {
@@ -104,7 +107,7 @@ impl Kernels {
                 // SAFETY: `first` tokens are within `out`, whose length was checked.
                 out: Shared(unsafe { out.get().add(first * value_width) }),
             };
-            split(shape.value_heads, 4 * len * shape.key_dim * shape.value_dim, &|heads| {
+            split(shape.value_heads, len * shape.key_dim * shape.value_dim / STATES, &|heads| {
                 // SAFETY: the table fits this processor; lengths were checked; parts have their own heads of state and output.
                 unsafe { (self.table.gdn2)(&job, heads) }
             });
@@ -131,10 +134,10 @@ impl Kernels {
         let op = "conv_silu";
         let channels = rows_of(op, "taps", taps, TAPS)?;
         let rows = rows_of(op, "x", x, channels)?;
-        length(op, "out", out, rows * channels)?;
+        length(op, "out", out.len(), rows * channels)?;
         sequences(op, lens, rows, states, at + (TAPS - 1) * channels)?;
         let out = Shared(out.as_mut_ptr());
-        each_sequence(lens, states, 0, 24 * channels, &|len, first, state: &mut [f32]| {
+        each_sequence(lens, states, 0, channels / CONVOLUTIONS, &|len, first, state: &mut [f32]| {
             let job = Conv {
                 channels,
                 tokens: len,
@@ -144,7 +147,7 @@ impl Kernels {
                 // SAFETY: `first` tokens are within `out`, whose length was checked.
                 out: Shared(unsafe { out.get().add(first * channels) }),
             };
-            split(channels.div_ceil(CHANNELS), 24 * len * CHANNELS, &|blocks| {
+            split(channels.div_ceil(CHANNELS), len * CHANNELS / CONVOLUTIONS, &|blocks| {
                 let part = blocks.start * CHANNELS..(blocks.end * CHANNELS).min(channels);
                 // SAFETY: the table fits this processor; lengths were checked; parts have their own channels.
                 unsafe { (self.table.conv_silu)(&job, part) }
@@ -187,6 +190,6 @@ fn each_sequence<S: AsMut<[f32]> + Send>(
         );
     }
     let tokens: usize = lens.iter().sum();
-    let grain = grain(lens.len(), cost * tokens / lens.len().max(1)).max(1);
+    let grain = grain(lens.len(), cost * tokens / lens.len().max(1));
     halves(lens, states, first, grain, work);
 }

@@ -22,7 +22,7 @@ mod shape;
 
 pub use gdn2::Gdn2Shape;
 pub use isa::{Isa, KernelError};
-pub use matrix::{Dtype, Matrix};
+pub use matrix::{Dtype, Matrix, quantise};
 pub use rows::OutputGate;
 pub use shape::ShapeError;
 

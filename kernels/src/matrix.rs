@@ -1,58 +1,131 @@
 //! How do weights lie in memory?
 //!
 //! `W [N, K]`, to be multiplied as `x W^T`, lies in panels of [`PANEL`] = 32 output columns. Within a panel the order is
-//! k-major: one *line* of 128 bytes holds, for each of the 32 columns, the weights of 1 (f32), 2 (bf16) or 4 (int8)
-//! consecutive k. So one row times a panel streams memory once, in order; many rows times a panel keep a tile of results in
-//! registers; and the same bytes are what the dot-product instructions of every instruction set take. The last panel is
-//! filled up with zeros.
+//! k-major: one *line* of 128 bytes holds, for each of the 32 columns, one *word* of 32 bits: the weights of 1 (f32), 2 (bf16)
+//! or 4 (int8) consecutive k. So one row times a panel streams memory once, in order; many rows times a panel keep a tile of
+//! results in registers; and the same bytes are what the dot-product instructions of every instruction set take: a line is
+//! one or two AVX-512 registers of VDPBF16PS or VPDPBUSD, sixteen lines are two tiles of AMX. What is missing to whole
+//! panels, and in bf16 and int8 to a multiple of sixteen lines, is zeros.
 
-use crate::shape::ShapeError;
+use half::bf16;
 
-/// Most words (32 bits) of a row: what a kernel's block of rows holds on the stack.
-pub(crate) const MAX_WORDS: usize = 1 << 15;
+use crate::shape::{ShapeError, length};
+
 /// Output columns of a panel.
 pub(crate) const PANEL: usize = 32;
+/// Most words of a row: what a kernel's block of rows holds on the stack.
+pub(crate) const MAX_WORDS: usize = 1 << 15;
+/// Lines of an AMX tile.
+const TILE_LINES: usize = 16;
 
-/// What a weight is stored as. Results are f32 with any of them.
+/// What weights are stored as. What goes in and comes out of a product is f32 with any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
-    /// As given: 4 bytes.
+    /// 4 bytes, as given.
     F32,
+    /// 2 bytes, rounded to the nearest; inputs are rounded too, sums are f32.
+    Bf16,
+    /// 1 byte, and one f32 scale for each of the N outputs (its largest weight / 127). Inputs are rounded to int8 with one
+    /// scale a row, made from that row alone; sums are exact.
+    Int8,
 }
+
+impl Dtype {
+    /// Bytes of one weight.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+            Dtype::Int8 => 1,
+        }
+    }
+
+    /// Consecutive k in a word of 32 bits.
+    pub(crate) fn word(self) -> usize {
+        4 / self.bytes()
+    }
+}
+
+/// 32 words: a whole number of cache lines, and never across their borders.
+#[derive(Clone, Copy)]
+#[repr(align(128))]
+struct Line([u32; PANEL]);
 
 /// Weights `[N, K]` packed for products `x W^T`. Neutral: any instruction set can use it.
 pub struct Matrix {
     rows: usize,
     cols: usize,
     dtype: Dtype,
-    lines: Vec<f32>,
+    lines_per_panel: usize,
+    lines: Vec<Line>,
+    /// int8: what a column's sum is multiplied with; filled up to whole panels.
+    scales: Vec<f32>,
+    /// int8: -128 times the sum of a column's weights, as bits: where the sum begins if inputs are stored as x + 128.
+    offsets: Vec<f32>,
 }
 
 impl Matrix {
     /// Packs `weights [N, K]`, row-major: `n` outputs of `k` inputs each.
     ///
     /// # Errors
-    /// [`ShapeError`] when `weights` has not `n * k` elements or one of them is 0.
+    /// [`ShapeError`] when `weights` has not `n * k` elements, one of them is 0, or `k` is beyond 32,768 words of 32 bits.
     pub fn pack(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
+        let mut matrix = Self::empty(n, k, dtype)?;
+        length("Matrix::pack", "weights", weights.len(), n * k)?;
+        match dtype {
+            Dtype::F32 => matrix.fill(weights, |x| x[0].to_bits()),
+            Dtype::Bf16 => matrix.fill(weights, |x| word_of(x.iter().map(|x| bf16::from_f32(*x).to_bits().to_le_bytes()))),
+            Dtype::Int8 => {
+                let (quantised, scales) = quantise(k, weights)?;
+                return Self::from_int8(n, k, &quantised, &scales);
+            }
+        }
+        Ok(matrix)
+    }
+
+    /// Packs weights that are int8 already: `weights[n, k] * scales[n]`.
+    ///
+    /// # Errors
+    /// As [`Matrix::pack`], and when there are not `n` scales.
+    pub fn from_int8(n: usize, k: usize, weights: &[i8], scales: &[f32]) -> Result<Self, ShapeError> {
+        let mut matrix = Self::empty(n, k, Dtype::Int8)?;
+        length("Matrix::from_int8", "weights", weights.len(), n * k)?;
+        length("Matrix::from_int8", "scales", scales.len(), n)?;
+        matrix.fill(weights, |x| word_of(x.iter().map(|x| x.to_le_bytes())));
+        let columns = n.div_ceil(PANEL) * PANEL;
+        matrix.scales.extend(scales);
+        matrix.scales.resize(columns, 0.0);
+        let offset = |row: &[i8]| f32::from_bits((-128 * row.iter().map(|x| i32::from(*x)).sum::<i32>()) as u32);
+        matrix.offsets.extend(weights.chunks_exact(k).map(offset));
+        matrix.offsets.resize(columns, 0.0);
+        Ok(matrix)
+    }
+
+    fn empty(n: usize, k: usize, dtype: Dtype) -> Result<Self, ShapeError> {
         let op = "Matrix::pack";
         for (name, size) in [("n", n), ("k", k)] {
             if size == 0 {
                 return Err(ShapeError::Zero { op, name });
             }
         }
-        if k > MAX_WORDS {
-            return Err(ShapeError::TooLong { op, name: "k", got: k, most: MAX_WORDS });
+        let words = k.div_ceil(dtype.word());
+        if words > MAX_WORDS {
+            return Err(ShapeError::TooLong { op, name: "k", got: k, most: MAX_WORDS * dtype.word() });
         }
-        crate::shape::length(op, "weights", weights, n * k)?;
-        let mut lines = vec![0.0; n.div_ceil(PANEL) * PANEL * k];
-        for (column, row) in weights.chunks_exact(k).enumerate() {
-            let panel = &mut lines[column / PANEL * PANEL * k..];
-            for (line, &weight) in panel.chunks_exact_mut(PANEL).zip(row) {
-                line[column % PANEL] = weight;
+        let lines_per_panel = if dtype == Dtype::F32 { words } else { words.next_multiple_of(TILE_LINES) };
+        let lines = vec![Line([0; PANEL]); n.div_ceil(PANEL) * lines_per_panel];
+        Ok(Self { rows: n, cols: k, dtype, lines_per_panel, lines, scales: Vec::new(), offsets: Vec::new() })
+    }
+
+    fn fill<T>(&mut self, weights: &[T], word: impl Fn(&[T]) -> u32) {
+        for (column, row) in weights.chunks_exact(self.cols).enumerate() {
+            let panel = &mut self.lines[column / PANEL * self.lines_per_panel..];
+            for (line, some) in panel.iter_mut().zip(row.chunks(self.dtype.word())) {
+                line.0[column % PANEL] = word(some);
             }
         }
-        Ok(Self { rows: n, cols: k, dtype, lines })
     }
 
     /// N, the outputs.
@@ -67,10 +140,10 @@ impl Matrix {
         self.cols
     }
 
-    /// Bytes that one product reads: all of the packed weights.
+    /// Bytes that one product reads: all of the packed weights and their scales.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
     }
 
     /// What the weights are stored as.
@@ -83,16 +156,52 @@ impl Matrix {
         self.rows.div_ceil(PANEL)
     }
 
-    /// All panels: `[panel][line][32]`.
-    pub(crate) fn words(&self) -> &[f32] {
-        &self.lines
+    /// Words from one panel to the next.
+    pub(crate) fn panel_words(&self) -> usize {
+        self.lines_per_panel * PANEL
     }
 
-    /// Lines of panel `p`: `[K, 32]`.
-    pub(crate) fn panel_f32(&self, p: usize) -> &[f32] {
-        let size = PANEL * self.cols;
-        &self.lines[p * size..(p + 1) * size]
+    /// Words of panel `p`: `[line][32]`.
+    pub(crate) fn panel(&self, p: usize) -> &[[u32; PANEL]] {
+        let lines = &self.lines[p * self.lines_per_panel..(p + 1) * self.lines_per_panel];
+        // SAFETY: a `Line` is its 128 bytes: its size is its alignment.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
     }
+
+    /// int8: the scale of each column, whole panels of them.
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// int8: bits of what a column's sum of `(x + 128) w` exceeds that of `x w` by, negated.
+    pub(crate) fn offsets(&self) -> &[f32] {
+        &self.offsets
+    }
+}
+
+/// Rounds rows of `k` weights to int8, each with the scale that its largest weight sets: `weights = int8 * scales[row]`.
+///
+/// # Errors
+/// [`ShapeError`] when `weights` is not rows of `k`.
+pub fn quantise(k: usize, weights: &[f32]) -> Result<(Vec<i8>, Vec<f32>), ShapeError> {
+    let rows = crate::shape::rows_of("quantise", "weights", weights, k)?;
+    let (mut quantised, mut scales) = (Vec::with_capacity(weights.len()), Vec::with_capacity(rows));
+    for row in weights.chunks_exact(k) {
+        let scale = row.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+        let per_unit = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+        quantised.extend(row.iter().map(|x| (x * per_unit).round_ties_even() as i8));
+        scales.push(scale);
+    }
+    Ok((quantised, scales))
+}
+
+/// The first of `parts` in the lowest bits.
+fn word_of<const N: usize>(parts: impl Iterator<Item = [u8; N]>) -> u32 {
+    let mut bytes = [0; 4];
+    for (to, part) in bytes.chunks_exact_mut(N).zip(parts) {
+        to.copy_from_slice(&part);
+    }
+    u32::from_le_bytes(bytes)
 }
 
 impl std::fmt::Debug for Matrix {

@@ -5,16 +5,11 @@
 
 use std::ops::Range;
 
-/// Multiply-adds, or elements times their cost, that are worth handing to another thread: some 10 microseconds.
-pub(crate) const WORTH: usize = 1 << 19;
+/// Nanoseconds on one thread, about, that are worth handing to another one.
+pub(crate) const WORTH: usize = 8_000;
 
-/// Calls `work` with ranges that cover `0..n` exactly; `cost` is that of one item, in multiply-adds.
+/// Calls `work` with ranges that cover `0..n` exactly; an item costs `cost` nanoseconds on one thread, about.
 pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)) {
-    split_by(n, grain(n, cost), work);
-}
-
-/// As [`split`], with at most `grain` items a part.
-pub(crate) fn split_by(n: usize, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
     fn halves(range: Range<usize>, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
         if range.len() <= grain {
             return work(range);
@@ -23,12 +18,13 @@ pub(crate) fn split_by(n: usize, grain: usize, work: &(impl Fn(Range<usize>) + S
         rayon::join(|| halves(range.start..middle, grain, work), || halves(middle..range.end, grain, work));
     }
     if n > 0 {
-        halves(0..n, grain.max(1), work);
+        halves(0..n, grain(n, cost), work);
     }
 }
 
-/// Items a part, of `n` that cost `cost` each: a few parts a thread, none of them below [`WORTH`].
+/// Items a part, at least 1, of `n` that cost `cost` nanoseconds each: a few parts a thread, none of them below [`WORTH`].
 pub(crate) fn grain(n: usize, cost: usize) -> usize {
     let threads = rayon::current_num_threads();
-    if threads == 1 { n } else { n.div_ceil(threads * 4).max(WORTH / cost.max(1)) }
+    let grain = if threads == 1 { n } else { n.div_ceil(threads * 4).max(WORTH / cost.max(1)) };
+    grain.max(1)
 }

@@ -6,10 +6,9 @@ use crate::Kernels;
 use crate::parallel::grain;
 use crate::shape::{ShapeError, length, rows_of};
 
-/// Multiply-adds that one element of an activation costs, about: exp and a division.
-const ACTIVATION: usize = 16;
-/// The same of a norm.
-const NORM: usize = 4;
+/// Elements that an activation (exp and a division) takes a nanosecond for, about, and the same of a norm.
+const ACTIVATIONS: usize = 2;
+const NORMS: usize = 6;
 /// Elements an elementwise part is rounded up to.
 const UNIT: usize = 1024;
 
@@ -29,8 +28,8 @@ impl Kernels {
     /// [`ShapeError`] when `x` is not such rows or `out` not as long as `x`.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<(), ShapeError> {
         let rows = rows_of("rms_norm", "x", x, weight.len())?;
-        length("rms_norm", "out", out, x.len())?;
-        let part = grain(rows, weight.len() * NORM).max(1) * weight.len();
+        length("rms_norm", "out", out.len(), x.len())?;
+        let part = grain(rows, weight.len() / NORMS) * weight.len();
         // SAFETY: the table fits this processor; both parts have the same whole rows of `weight.len()`.
         pairs(part, x, out, &|x, out| unsafe { (self.table.rms_norm)(x, weight, eps, out) });
         Ok(())
@@ -42,7 +41,7 @@ impl Kernels {
     /// [`ShapeError`] when `x` does not divide into `dim`.
     pub fn l2_norm(&self, x: &mut [f32], dim: usize) -> Result<(), ShapeError> {
         let rows = rows_of("l2_norm", "x", x, dim)?;
-        let part = grain(rows, dim * NORM).max(1) * dim;
+        let part = grain(rows, dim / NORMS) * dim;
         // SAFETY: the table fits this processor; a part has whole rows of `dim`.
         in_place(part, x, &|x| unsafe { (self.table.l2_norm)(x, dim) });
         Ok(())
@@ -53,7 +52,7 @@ impl Kernels {
     /// # Errors
     /// None; it returns a result as its siblings do.
     pub fn sigmoid(&self, x: &mut [f32], scale: f32) -> Result<(), ShapeError> {
-        let part = grain(x.len().div_ceil(UNIT), UNIT * ACTIVATION).max(1) * UNIT;
+        let part = grain(x.len().div_ceil(UNIT), UNIT / ACTIVATIONS) * UNIT;
         // SAFETY: the table fits this processor.
         in_place(part, x, &|x| unsafe { (self.table.sigmoid)(x, scale) });
         Ok(())
@@ -66,7 +65,7 @@ impl Kernels {
     pub fn log_decay(&self, f: &mut [f32], a_log: &[f32], dt_bias: &[f32]) -> Result<(), ShapeError> {
         rows_of("log_decay", "dt_bias", dt_bias, a_log.len())?;
         let rows = rows_of("log_decay", "f", f, dt_bias.len())?;
-        let part = grain(rows, dt_bias.len() * ACTIVATION * 2).max(1) * dt_bias.len();
+        let part = grain(rows, dt_bias.len() / ACTIVATIONS) * dt_bias.len();
         // SAFETY: the table fits this processor; a part has whole rows of `dt_bias.len()`, which `a_log.len()` divides.
         in_place(part, f, &|f| unsafe { (self.table.log_decay)(f, a_log, dt_bias) });
         Ok(())
@@ -86,9 +85,9 @@ impl Kernels {
         out: &mut [f32],
     ) -> Result<(), ShapeError> {
         let rows = rows_of("gated_rms_norm", "o", o, weight.len())?;
-        length("gated_rms_norm", "gate", gate, o.len())?;
-        length("gated_rms_norm", "out", out, o.len())?;
-        let part = grain(rows, weight.len() * (NORM + ACTIVATION)).max(1) * weight.len();
+        length("gated_rms_norm", "gate", gate.len(), o.len())?;
+        length("gated_rms_norm", "out", out.len(), o.len())?;
+        let part = grain(rows, weight.len() / ACTIVATIONS) * weight.len();
         triples(part, o, gate, out, &|o, gate, out| {
             // SAFETY: the table fits this processor; the parts have the same whole rows of `weight.len()`.
             unsafe { (self.table.gated_rms_norm)(o, gate, weight, eps, kind, out) }
@@ -101,9 +100,9 @@ impl Kernels {
     /// # Errors
     /// [`ShapeError`] when the three are not of one length.
     pub fn swiglu(&self, gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
-        length("swiglu", "up", up, gate.len())?;
-        length("swiglu", "out", out, gate.len())?;
-        let part = grain(gate.len().div_ceil(UNIT), UNIT * ACTIVATION).max(1) * UNIT;
+        length("swiglu", "up", up.len(), gate.len())?;
+        length("swiglu", "out", out.len(), gate.len())?;
+        let part = grain(gate.len().div_ceil(UNIT), UNIT / ACTIVATIONS) * UNIT;
         // SAFETY: the table fits this processor; the parts are of one length.
         triples(part, gate, up, out, &|gate, up, out| unsafe { (self.table.swiglu)(gate, up, out) });
         Ok(())

@@ -50,9 +50,8 @@ pub enum ShapeError {
     },
 }
 
-/// `slice` has `expected` elements, or the error that says so.
-pub(crate) fn length(op: &'static str, name: &'static str, slice: &[f32], expected: usize) -> Result<(), ShapeError> {
-    let got = slice.len();
+/// `got` elements are the `expected` ones, or the error that says they are not.
+pub(crate) fn length(op: &'static str, name: &'static str, got: usize, expected: usize) -> Result<(), ShapeError> {
     if got == expected { Ok(()) } else { Err(ShapeError::Length { op, name, got, expected }) }
 }
 

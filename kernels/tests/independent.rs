@@ -3,7 +3,7 @@
 
 mod inputs;
 
-use inputs::{Inputs, Random, UGLY, assert_same, every_isa};
+use inputs::{DTYPES, Inputs, Random, UGLY, assert_same, every_isa};
 use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, OutputGate};
 
 const LENGTHS: [usize; 9] = [0, 1, 15, 16, 17, 63, 64, 65, 131];
@@ -11,9 +11,9 @@ const LENGTHS: [usize; 9] = [0, 1, 15, 16, 17, 63, 64, 65, 131];
 #[test]
 fn a_row_of_a_product_is_the_product_of_the_row() {
     let mut random = Random::fresh("a_row_of_a_product");
-    for kernels in every_isa() {
+    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         for (n, k) in [(1, 1), (33, 17), (64, 64), (300, 131), (97, 600), (256, 384)] {
-            let w = Matrix::pack(n, k, &random.vec(n * k, -1.0, 1.0), Dtype::F32).unwrap();
+            let w = Matrix::pack(n, k, &random.vec(n * k, -1.0, 1.0), dtype).unwrap();
             for m in UGLY {
                 let x = random.vec(m * k, -1.0, 1.0);
                 let mut all = vec![f32::NAN; m * n];
@@ -21,7 +21,11 @@ fn a_row_of_a_product_is_the_product_of_the_row() {
                 for (i, row) in x.chunks_exact(k).enumerate() {
                     let mut one = vec![f32::NAN; n];
                     kernels.matmul(row, &w, &mut one).unwrap();
-                    assert_same(&format!("{} row {i} of [{m}, {n}, {k}]", kernels.isa()), &all[i * n..(i + 1) * n], &one);
+                    assert_same(
+                        &format!("{} {dtype:?} row {i} of [{m}, {n}, {k}]", kernels.isa()),
+                        &all[i * n..(i + 1) * n],
+                        &one,
+                    );
                 }
             }
         }
@@ -132,13 +136,13 @@ fn a_sequence_does_not_see_its_neighbours() {
 }
 
 /// Everything at once, at a size that is spread over threads.
-fn everything(kernels: &Kernels, random: &mut Random) -> Vec<f32> {
+fn everything(kernels: &Kernels, random: &mut Random, dtype: Dtype) -> Vec<f32> {
     let shape = Gdn2Shape { heads: 6, value_heads: 6, key_dim: 64, value_dim: 64 };
     let (m, d, hidden) = (256, 384, 1024);
     let lens = [64, 0, 100, 92];
     let x = random.vec(m * d, -1.0, 1.0);
-    let up = Matrix::pack(hidden, d, &random.vec(hidden * d, -0.1, 0.1), Dtype::F32).unwrap();
-    let down = Matrix::pack(d, hidden, &random.vec(hidden * d, -0.1, 0.1), Dtype::F32).unwrap();
+    let up = Matrix::pack(hidden, d, &random.vec(hidden * d, -0.1, 0.1), dtype).unwrap();
+    let down = Matrix::pack(d, hidden, &random.vec(hidden * d, -0.1, 0.1), dtype).unwrap();
     let weight = random.vec(d, 0.5, 1.5);
     let taps = random.vec(4 * d, -1.0, 1.0);
     let inputs = Inputs::random(random, shape, m);
@@ -161,14 +165,14 @@ fn everything(kernels: &Kernels, random: &mut Random) -> Vec<f32> {
 
 #[test]
 fn threads_change_nothing() {
-    for kernels in every_isa() {
+    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         let mut one: Option<Vec<f32>> = None;
         for threads in [1, 2, 3, 8] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut random = Random::fixed(17);
-            let out = pool.install(|| everything(&kernels, &mut random));
+            let out = pool.install(|| everything(kernels, &mut random, dtype));
             let expected = one.get_or_insert_with(|| out.clone());
-            assert_same(&format!("{} on {threads} threads", kernels.isa()), &out, expected);
+            assert_same(&format!("{} {dtype:?} on {threads} threads", kernels.isa()), &out, expected);
         }
     }
 }

@@ -3,8 +3,8 @@
 
 mod inputs;
 
-use inputs::{Inputs, Random, UGLY, assert_near, every_isa};
-use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, Matrix, OutputGate};
+use inputs::{DTYPES, Inputs, Random, UGLY, assert_near, assert_same, every_isa};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, Matrix, OutputGate, quantise};
 
 fn scalar() -> Kernels {
     Kernels::new(Isa::Scalar).unwrap()
@@ -17,32 +17,93 @@ fn as_f32(x: impl Iterator<Item = f64>) -> Vec<f32> {
 #[test]
 fn products_agree() {
     let mut random = Random::fresh("products_agree");
-    for kernels in every_isa() {
+    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         for _ in 0..40 {
             let (m, n, k) = (random.below(30), UGLY[random.below(13)], UGLY[random.below(13)]);
-            product_agrees(&kernels, &mut random, m, n, k);
+            product_agrees(kernels, &mut random, dtype, m, n, k);
         }
         // More rows than a block on the stack, more words than a chunk, more panels than a tile.
-        for (m, n, k) in [(0, 3, 3), (1, 300, 700), (2, 300, 513), (67, 97, 512), (3, 33, 9000), (70, 31, 1100), (140, 64, 16)] {
-            product_agrees(&kernels, &mut random, m, n, k);
+        for (m, n, k) in [(0, 3, 3), (1, 300, 700), (2, 300, 513), (67, 97, 512), (3, 33, 9000), (70, 31, 4100), (140, 64, 16)] {
+            product_agrees(kernels, &mut random, dtype, m, n, k);
         }
     }
 }
 
-fn product_agrees(kernels: &Kernels, random: &mut Random, m: usize, n: usize, k: usize) {
+/// What a matrix of `dtype` makes of rows of `k` numbers.
+fn rounded(k: usize, x: &[f32], dtype: Dtype) -> Vec<f64> {
+    match dtype {
+        Dtype::Bf16 => x.iter().map(|x| half::bf16::from_f32(*x).to_f64()).collect(),
+        Dtype::Int8 => {
+            let (quantised, scales) = quantise(k, x).unwrap();
+            quantised.iter().enumerate().map(|(i, q)| f64::from(*q) * f64::from(scales[i / k])).collect()
+        }
+        _ => x.iter().map(|x| f64::from(*x)).collect(),
+    }
+}
+
+fn product_agrees(kernels: &Kernels, random: &mut Random, dtype: Dtype, m: usize, n: usize, k: usize) {
+    let what = format!("{} {dtype:?} [{m}, {n}, {k}]", kernels.isa());
     let (x, w) = (random.vec(m * k, -1.0, 1.0), random.vec(n * k, -1.0, 1.0));
-    let matrix = Matrix::pack(n, k, &w, Dtype::F32).unwrap();
-    let dot = |i: usize, j: usize| -> f64 { (0..k).map(|c| f64::from(x[i * k + c]) * f64::from(w[j * k + c])).sum() };
-    let expected = as_f32((0..m * n).map(|at| dot(at / n, at % n)));
+    let matrix = Matrix::pack(n, k, &w, dtype).unwrap();
+    let product = |x: &[f64], w: &[f64]| as_f32((0..m * n).map(|at| (0..k).map(|c| x[at / n * k + c] * w[at % n * k + c]).sum()));
     let mut out = vec![f32::NAN; m * n];
     kernels.matmul(&x, &matrix, &mut out).unwrap();
-    assert_near(&format!("{} matmul [{m}, {n}, {k}]", kernels.isa()), &out, &expected, 1e-5);
+    // Against exactly the rounded numbers, and, where there are enough to speak of an error, against the given ones.
+    assert_near(&what, &out, &product(&rounded(k, &x, dtype), &rounded(k, &w, dtype)), 1e-5);
+    if m * n >= 64 {
+        let bound = match dtype {
+            Dtype::Bf16 => 1e-2,
+            Dtype::Int8 => 3e-2,
+            _ => 1e-5,
+        };
+        assert_near(&what, &out, &product(&rounded(k, &x, Dtype::F32), &rounded(k, &w, Dtype::F32)), bound);
+    }
 
     let residual = random.vec(m * n, -1.0, 1.0);
     let mut sum = residual.clone();
     kernels.matmul_add(&x, &matrix, &mut sum).unwrap();
     let added: Vec<f32> = residual.iter().zip(&out).map(|(r, o)| r + o).collect();
-    inputs::assert_same(&format!("{} matmul_add [{m}, {n}, {k}]", kernels.isa()), &sum, &added);
+    assert_same(&format!("{what} added"), &sum, &added);
+}
+
+#[test]
+fn int8_sums_are_exact_on_every_isa() {
+    let mut random = Random::fresh("int8_sums");
+    for (m, n, k) in [(1, 65, 17), (5, 33, 131), (13, 97, 2500)] {
+        let (x, w) = (random.vec(m * k, -9.0, 9.0), random.vec(n * k, -1.0, 1.0));
+        let matrix = Matrix::pack(n, k, &w, Dtype::Int8).unwrap();
+        let (quantised, scales) = quantise(k, &w).unwrap();
+        let same = Matrix::from_int8(n, k, &quantised, &scales).unwrap();
+        let mut expected = vec![f32::NAN; m * n];
+        scalar().matmul(&x, &same, &mut expected).unwrap();
+        for kernels in every_isa() {
+            let mut out = vec![f32::NAN; m * n];
+            kernels.matmul(&x, &matrix, &mut out).unwrap();
+            assert_same(&format!("{} int8", kernels.isa()), &out, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_spoils_itself_alone() {
+    let k = 70;
+    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+        let matrix = Matrix::pack(3, k, &vec![0.5; 3 * k], dtype).unwrap();
+        for bad in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001)] {
+            let mut x = vec![1.0; 3 * k];
+            x[k + 69] = bad;
+            let mut out = vec![0.0; 9];
+            kernels.matmul(&x, &matrix, &mut out).unwrap();
+            assert!(out[3..6].iter().all(|x| x.is_nan()), "{} {dtype:?}: {out:?}", kernels.isa());
+            assert!([0, 1, 2, 6, 7, 8].iter().all(|i| (out[*i] - 35.0).abs() < 0.3), "{} {dtype:?}: {out:?}", kernels.isa());
+        }
+        // All zeros, and all too small for a scale.
+        for small in [0.0, 1e-40] {
+            let mut out = vec![f32::NAN; 3];
+            kernels.matmul(&vec![small; k], &matrix, &mut out).unwrap();
+            assert!(out.iter().all(|x| x.abs() < 1e-37), "{} {dtype:?}: {out:?}", kernels.isa());
+        }
+    }
 }
 
 #[test]
@@ -130,8 +191,8 @@ fn activations_stay_within_their_stated_error() {
             |x| x / (1.0 + (-x).exp()),
             (-87.0, 88.0),
             |k, x| {
-                let ones = vec![1.0; x.len()];
-                k.swiglu(&x.to_vec(), &ones, x).unwrap();
+                let (gate, ones) = (x.to_vec(), vec![1.0; x.len()]);
+                k.swiglu(&gate, &ones, x).unwrap();
             },
         );
         let softplus = worst_ulps(&kernels, |x| -x.exp().ln_1p(), (-86.0, 80.0), |k, x| k.log_decay(x, &[0.0], &[0.0]).unwrap());

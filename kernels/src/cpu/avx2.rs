@@ -18,7 +18,7 @@ impl F32x8 {
 
 impl Vector for F32x8 {
     const LANES: usize = 8;
-    const TILE_ROWS: usize = 3;
+    const UNSIGNED_INT8: bool = false;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -97,6 +97,30 @@ impl Vector for F32x8 {
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         }
     }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        // SAFETY: see `Vector`. A bf16 is the upper half of its f32.
+        unsafe {
+            let low = |x: __m256| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(x)));
+            let high = |x: __m256| _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)));
+            Self(_mm256_fmadd_ps(high(a.0), high(b.0), _mm256_fmadd_ps(low(a.0), low(b.0), self.0)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_int8(self, a: Self, b: Self) -> Self {
+        // SAFETY: see `Vector`. As i16, so that nothing saturates: bytes 0 and 2 of each lane, then 1 and 3.
+        unsafe {
+            let even = |x: __m256| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(_mm256_castps_si256(x)));
+            let odd = |x: __m256| _mm256_srai_epi16::<8>(_mm256_castps_si256(x));
+            let sum = _mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_madd_epi16(even(a.0), even(b.0)));
+            Self(_mm256_castsi256_ps(_mm256_add_epi32(sum, _mm256_madd_epi16(odd(a.0), odd(b.0)))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn int_to_float(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_cvtepi32_ps(_mm256_castps_si256(self.0))) }
+    }
 }
 
-table!("avx2,fma", F32x8, 4, 4);
+table!("avx2,fma", F32x8, f32: 6 x 2, packed: 4 x 2, two: 2 x 4);

@@ -1,16 +1,17 @@
-//! x86-64 with AVX-512: 32 registers of 16 lanes, masks for the rest of a row.
+//! x86-64 with AVX-512: 32 registers of 16 lanes, masks for the rest of a row, dot products of bf16 (VDPBF16PS) and of
+//! int8 (VPDPBUSD, whose first operand is unsigned).
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::vector::{Vector, table};
 
 #[derive(Clone, Copy)]
 struct F32x16(__m512);
 
-// SAFETY of every block here: see `Vector`, whose functions are called only where AVX-512 is there.
 impl Vector for F32x16 {
     const LANES: usize = 16;
-    const TILE_ROWS: usize = 12;
+    const UNSIGNED_INT8: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -85,6 +86,27 @@ impl Vector for F32x16 {
         // SAFETY: see `Vector`.
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        // SAFETY: see `Vector`; the types differ in name only.
+        unsafe { Self(_mm512_dpbf16_ps(self.0, transmute::<__m512, __m512bh>(a.0), transmute::<__m512, __m512bh>(b.0))) }
+    }
+    #[inline(always)]
+    unsafe fn dot_int8(self, a: Self, b: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let sum = _mm512_castps_si512(self.0);
+            Self(_mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, _mm512_castps_si512(a.0), _mm512_castps_si512(b.0))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn int_to_float(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_cvtepi32_ps(_mm512_castps_si512(self.0))) }
+    }
 }
 
-table!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", F32x16, 2, 4);
+table!(
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma",
+    F32x16, f32: 12 x 2, packed: 12 x 2, two: 2 x 4
+);

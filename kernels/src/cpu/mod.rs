@@ -2,6 +2,8 @@
 //!
 //! `scalar.rs` is the definition of correct: plain code in the order of the equations. The others are compared with it.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

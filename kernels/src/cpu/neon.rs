@@ -9,7 +9,7 @@ struct F32x4(float32x4_t);
 
 impl Vector for F32x4 {
     const LANES: usize = 4;
-    const TILE_ROWS: usize = 3;
+    const UNSIGNED_INT8: bool = false;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -92,6 +92,30 @@ impl Vector for F32x4 {
         // SAFETY: see `Vector`.
         unsafe { vaddvq_f32(self.0) }
     }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        // SAFETY: see `Vector`. A bf16 is the upper half of its f32.
+        unsafe {
+            let low = |x: float32x4_t| vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_f32(x)));
+            let high = |x: float32x4_t| vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vdupq_n_u32(0xffff_0000)));
+            Self(vfmaq_f32(vfmaq_f32(self.0, low(a.0), low(b.0)), high(a.0), high(b.0)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_int8(self, a: Self, b: Self) -> Self {
+        // SAFETY: see `Vector`. Products as i16, then sums of two and of four as i32.
+        unsafe {
+            let (a, b) = (vreinterpretq_s8_f32(a.0), vreinterpretq_s8_f32(b.0));
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+            let high = vpaddlq_s16(vmull_high_s8(a, b));
+            Self(vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0), vpaddq_s32(low, high))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn int_to_float(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vcvtq_f32_s32(vreinterpretq_s32_f32(self.0))) }
+    }
 }
 
-table!("neon", F32x4, 8, 8);
+table!("neon", F32x4, f32: 6 x 4, packed: 4 x 4, two: 2 x 8);

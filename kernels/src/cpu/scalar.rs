@@ -2,31 +2,66 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::{Conv, Product, Recurrence, Table};
-use crate::matrix::PANEL;
+use crate::matrix::{Dtype, PANEL};
 use crate::rows::OutputGate;
 
 pub(super) static TABLE: Table =
     Table { product, gdn2, conv_silu, rms_norm, l2_norm, sigmoid, log_decay, gated_rms_norm, swiglu };
 
-/// `sum_k x[i, k] * w[j, k]`, k in order.
+/// `sum_k x[i, k] * w[j, k]`, k in order. Inputs are rounded as the weights are: to bf16, or to int8 with a scale a row.
 unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
     let (n, k) = (job.w.rows(), job.w.cols());
     for p in panels {
         let columns = p * PANEL..((p + 1) * PANEL).min(n);
         for (i, row) in job.x.chunks_exact(k).enumerate() {
-            let mut sums = [0.0f32; PANEL];
-            for (&x, line) in row.iter().zip(job.w.panel_f32(p).chunks_exact(PANEL)) {
-                for (sum, &w) in sums.iter_mut().zip(line) {
-                    *sum += x * w;
+            let sums = match job.w.dtype() {
+                Dtype::F32 => {
+                    let mut sums = [0.0; PANEL];
+                    for (x, line) in row.iter().zip(job.w.panel(p)) {
+                        add_products(&mut sums, *x, line, f32::from_bits);
+                    }
+                    sums
                 }
-            }
+                Dtype::Bf16 => {
+                    let mut sums = [0.0; PANEL];
+                    for (x, line) in row.chunks(2).zip(job.w.panel(p)) {
+                        for (j, x) in x.iter().enumerate() {
+                            add_products(&mut sums, bf16::from_f32(*x).to_f32(), line, |w| f32::from_bits(w >> (16 * j) << 16));
+                        }
+                    }
+                    sums
+                }
+                Dtype::Int8 => {
+                    let largest = row.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+                    let scale = if row.iter().any(|x| x.is_nan()) { f32::NAN } else { largest / 127.0 };
+                    let per_unit = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+                    let mut sums = [0; PANEL];
+                    for (x, line) in row.chunks(4).zip(job.w.panel(p)) {
+                        for (j, x) in x.iter().enumerate() {
+                            let x = (x * per_unit).round_ties_even() as i32;
+                            for (sum, w) in sums.iter_mut().zip(line) {
+                                *sum += x * i32::from(w.to_le_bytes()[j] as i8);
+                            }
+                        }
+                    }
+                    std::array::from_fn(|j| sums[j] as f32 * (job.w.scales()[p * PANEL + j] * scale))
+                }
+            };
             // SAFETY: row i and these columns lie in `out [M, N]`, and no other part has these columns.
             let out = unsafe { std::slice::from_raw_parts_mut(job.out.get().add(i * n + columns.start), columns.len()) };
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = if job.add { *out + sum } else { sum };
             }
         }
+    }
+}
+
+fn add_products(sums: &mut [f32; PANEL], x: f32, line: &[u32; PANEL], weight: impl Fn(u32) -> f32) {
+    for (sum, w) in sums.iter_mut().zip(line) {
+        *sum += x * weight(*w);
     }
 }
 

@@ -12,8 +12,8 @@
 pub(super) trait Vector: Copy {
     /// f32 elements of a register: 4, 8 or 16.
     const LANES: usize;
-    /// Most rows of a product's tile; what the registers can hold beside one line of weights.
-    const TILE_ROWS: usize;
+    /// [`Vector::dot_int8`] takes its first operand as x + 128, unsigned.
+    const UNSIGNED_INT8: bool;
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -36,6 +36,12 @@ pub(super) trait Vector: Copy {
     unsafe fn power_of_two(self) -> Self;
     /// The sum of all lanes, in an order that depends on nothing.
     unsafe fn sum(self) -> f32;
+    /// Lanes are pairs of bf16: `self + a0 b0 + a1 b1`.
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self;
+    /// Lanes are four int8, and `self` an i32: `self + a0 b0 + a1 b1 + a2 b2 + a3 b3`.
+    unsafe fn dot_int8(self, a: Self, b: Self) -> Self;
+    /// Lanes are i32, and become the nearest f32.
+    unsafe fn int_to_float(self) -> Self;
 
     /// `n` lanes, all where `n >= LANES`.
     #[inline(always)]
@@ -126,10 +132,11 @@ pub(super) unsafe fn softplus<V: Vector>(x: V) -> V {
 
 /// The table of an instruction set: each function of the generic files, compiled for `$features`.
 ///
-/// `$line` is a panel's line in registers, `32 / LANES`; `$two` the registers of a tile of two rows.
+/// The tiles of products are rows x registers of columns, where there are many rows of f32, many of bf16 or int8, and two.
 macro_rules! table {
-    ($features:literal, $vector:ty, $line:literal, $two:literal) => {
+    ($features:literal, $vector:ty, f32: $r:literal x $w:literal, packed: $rp:literal x $wp:literal, two: 2 x $two:literal) => {
         use crate::cpu::{Conv, Product, Recurrence, Table, dense, recurrence, rows};
+        use crate::matrix::Dtype;
         use crate::rows::OutputGate;
         use std::ops::Range;
 
@@ -139,7 +146,13 @@ macro_rules! table {
         #[target_feature(enable = $features)]
         unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
             // SAFETY: this function is compiled for the instruction set; the rest is its caller's promise.
-            unsafe { dense::product::<$vector, dense::F32, $line, $two>(job, panels) }
+            unsafe {
+                match job.w.dtype() {
+                    Dtype::F32 => dense::product::<$vector, dense::F32, $r, $w, $two>(job, panels),
+                    Dtype::Bf16 => dense::product::<$vector, dense::Bf16, $rp, $wp, $two>(job, panels),
+                    Dtype::Int8 => dense::product::<$vector, dense::Int8, $rp, $wp, $two>(job, panels),
+                }
+            }
         }
 
         #[target_feature(enable = $features)]

@@ -1,10 +1,13 @@
 //! Random inputs for the tests: seeded, so that a failure can be run again (`PALIMPSEST_SEED`), and fresh otherwise.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // each test file uses some of it
 
-use palimpsest_kernels::{Gdn2Shape, Isa, Kernels};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels};
 
 /// Sizes that break loops which assume a width.
 pub const UGLY: [usize; 13] = [1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 131];
+
+/// Every kind of weight.
+pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
 
 /// xorshift64*.
 pub struct Random(u64);
