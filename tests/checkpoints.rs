@@ -190,3 +190,25 @@ fn an_int8_tensor_without_its_scales_is_named() {
     let read = Checkpoint::open(f.path()).expect("opens").tensor("lm_head.weight", &shape).expect("scaled");
     assert_eq!(read[..3], [0.0, 0.5, 1.0], "int8 0, 1, 2 times the first row's scale of 0.5");
 }
+
+#[test]
+fn a_converted_reader_holds_nearly_the_same_weights_in_fewer_bytes() {
+    use palimpsest::convert::{Stored, convert};
+    for (stored, bound, factor) in [(Stored::Bf16, 4e-3, 0.65), (Stored::Int8, 9e-3, 0.5)] {
+        let f = ready(&Tiny::odd());
+        let to = folder();
+        let converted = convert(f.path(), &to.path().join("out"), stored).expect("converted");
+        assert!((converted.bytes_after as f64) < factor * converted.bytes_before as f64, "{converted:?}");
+        Reader::open(&to.path().join("out"), &ReaderOptions::default()).expect("opens with its tokenizer");
+        let [before, after] = [f.path(), &to.path().join("out")].map(|p| Checkpoint::open(p).expect("opens"));
+        assert_eq!(before.config(), after.config());
+        assert_eq!(before.tensors(), after.tensors());
+        for (name, shape) in before.tensors() {
+            let (a, b) = (before.tensor(&name, &shape).expect("before"), after.tensor(&name, &shape).expect("after"));
+            let off: f32 = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum();
+            let norm: f32 = a.iter().map(|a| a * a).sum();
+            assert!((off / norm).sqrt() < bound, "{name}: {}", (off / norm).sqrt());
+        }
+        assert!(convert(f.path(), &to.path().join("out"), stored).is_err(), "nothing is written over");
+    }
+}

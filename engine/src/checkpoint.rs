@@ -119,6 +119,13 @@ impl Checkpoint {
         self.weights.describe(name).map(|(_, _, stored)| stored)
     }
 
+    /// Every tensor with its shape, in order of names; scales of int8 tensors belong to their tensor and are left out.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let names = self.weights.names().filter(|n| !n.strip_suffix("_scale").is_some_and(|of| self.weights.holds(of)));
+        names.filter_map(|n| Some((n.to_string(), self.weights.describe(n)?.1))).collect()
+    }
+
     /// Name of the tensor that turns the last hidden row into logits: `lm_head.weight`, or the embedding when tied.
     #[must_use]
     pub fn head(&self) -> &'static str {

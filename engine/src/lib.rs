@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod cite;
 pub mod collection;
 pub mod context;
+pub mod convert;
 mod engine;
 mod error;
 pub mod measure;

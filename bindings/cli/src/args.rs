@@ -213,6 +213,25 @@ pub(crate) enum ModelVerb {
         /// Folder of the reader
         folder: PathBuf,
     },
+    /// Store a reader smaller
+    Convert {
+        /// What its matrices are stored as
+        #[arg(long, value_enum)]
+        dtype: Stored,
+        /// Folder of the reader
+        from: PathBuf,
+        /// Folder to write
+        to: PathBuf,
+    },
+}
+
+/// What matrices are stored as.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Stored {
+    /// 2 bytes a weight
+    Bf16,
+    /// 1 byte a weight, one scale a row
+    Int8,
 }
 
 #[derive(ClapArgs)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use palimpsest_engine::checkpoint::Checkpoint;
+use palimpsest_engine::convert::{Stored, convert};
 use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::state::State;
 use palimpsest_engine::{AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, collection, default_reader, index};
@@ -107,7 +108,17 @@ pub(crate) fn status(args: &args::Status, out: Output) -> Result<()> {
 }
 
 pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
-    let args::ModelVerb::Inspect { folder } = &args.verb;
+    let folder = match &args.verb {
+        args::ModelVerb::Inspect { folder } => folder,
+        args::ModelVerb::Convert { dtype, from, to } => {
+            let stored = match dtype {
+                args::Stored::Bf16 => Stored::Bf16,
+                args::Stored::Int8 => Stored::Int8,
+            };
+            let converted = convert(from, to, stored)?;
+            return out.table(serde_json::to_value(&converted).unwrap_or_default());
+        }
+    };
     let checkpoint = Checkpoint::open(folder)?;
     let config = checkpoint.config().clone();
     let embedding = checkpoint.stored_as(checkpoint.dialect().embedding()).unwrap_or_default();
