@@ -18,6 +18,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512: F, BW, DQ, VL, BF16 and VNNI (AMD from Zen 4, Intel from Sapphire Rapids).
     Avx512,
+    /// x86-64 with AVX-512 and AMX for bf16 and int8 (Intel from Sapphire Rapids), where the system permits it.
+    Amx,
 }
 
 /// Why there are no kernels to be had.
@@ -40,7 +42,7 @@ pub enum KernelError {
 
 impl Isa {
     /// All of them, on any machine, from the plainest to the fastest.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// Those that this processor has, from the plainest to the fastest; never empty.
     #[must_use]
@@ -65,6 +67,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bf16")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_available() && crate::cpu::amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[allow(unreachable_patterns)]
@@ -85,6 +89,7 @@ impl fmt::Display for Isa {
             Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         })
     }
 }

@@ -7,7 +7,7 @@ use std::mem::transmute;
 use super::vector::{Vector, table};
 
 #[derive(Clone, Copy)]
-struct F32x16(__m512);
+pub(super) struct F32x16(__m512);
 
 impl Vector for F32x16 {
     const LANES: usize = 16;

@@ -7,6 +7,7 @@
 //!
 //! Every element of the result is one chain over k, in order, whatever tile it falls into.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -15,13 +16,17 @@ use super::{Product, activations};
 use crate::matrix::{MAX_WORDS, Matrix, PANEL};
 
 /// Words of a row that lie together.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 /// Words from one row to the next.
-const STRIDE: usize = CHUNK + 16;
+pub(super) const STRIDE: usize = CHUNK + 16;
 /// Most rows of a block.
 const ROWS: usize = 64;
 /// Words of a block of rows: 132 KiB, a part of the second cache.
 const BLOCK: usize = ROWS * STRIDE;
+/// Rows behind a block that a tile may look at.
+const BEHIND: usize = 32;
+/// Words that the last of a row are filled up to a multiple of, with zeros.
+const STEP: usize = 16;
 
 // One row always fits.
 const _: () = assert!(MAX_WORDS.div_ceil(CHUNK) * STRIDE <= BLOCK);
@@ -34,8 +39,9 @@ pub(super) trait Dot {
     /// What a row's sums are multiplied with at the end.
     fn scale(x: &[f32]) -> f32;
 
-    /// `x` as words, `x.len().div_ceil(WORD)` of them, at most CHUNK; `scale` is that of its row.
-    unsafe fn words<V: Vector>(x: &[f32], scale: f32, to: *mut u32);
+    /// `x` as words, `x.len().div_ceil(WORD)` of them, at most CHUNK; `scale` is that of its row. int8 is stored as x + 128
+    /// where it is to be `unsigned`.
+    unsafe fn words(x: &[f32], scale: f32, unsigned: bool, to: *mut u32);
 
     /// Where the sums of the columns from `column` on begin.
     unsafe fn start<V: Vector>(w: &Matrix, column: usize) -> V;
@@ -58,7 +64,7 @@ impl Dot for F32 {
         1.0
     }
     #[inline(always)]
-    unsafe fn words<V: Vector>(x: &[f32], _: f32, to: *mut u32) {
+    unsafe fn words(x: &[f32], _: f32, _: bool, to: *mut u32) {
         // SAFETY: the caller has room for as many words.
         unsafe { to.cast::<f32>().copy_from_nonoverlapping(x.as_ptr(), x.len()) }
     }
@@ -89,7 +95,7 @@ impl Dot for Bf16 {
         1.0
     }
     #[inline(always)]
-    unsafe fn words<V: Vector>(x: &[f32], _: f32, to: *mut u32) {
+    unsafe fn words(x: &[f32], _: f32, _: bool, to: *mut u32) {
         // SAFETY: the caller has room for as many words.
         let to = unsafe { std::slice::from_raw_parts_mut(to.cast::<u16>(), x.len().next_multiple_of(2)) };
         activations::to_bf16(x, to);
@@ -121,10 +127,10 @@ impl Dot for Int8 {
         activations::int8_scale(x)
     }
     #[inline(always)]
-    unsafe fn words<V: Vector>(x: &[f32], scale: f32, to: *mut u32) {
+    unsafe fn words(x: &[f32], scale: f32, unsigned: bool, to: *mut u32) {
         // SAFETY: the caller has room for as many words.
         let to = unsafe { std::slice::from_raw_parts_mut(to.cast::<i8>(), x.len().next_multiple_of(4)) };
-        activations::to_int8(x, scale, if V::UNSIGNED_INT8 { -128 } else { 0 }, to);
+        activations::to_int8(x, scale, if unsigned { -128 } else { 0 }, to);
     }
     #[inline(always)]
     unsafe fn start<V: Vector>(w: &Matrix, column: usize) -> V {
@@ -143,12 +149,77 @@ impl Dot for Int8 {
     }
 }
 
+/// Where a block of rows lies: on the stack, and never read before it is written but for rows that nobody looks at.
+pub(super) struct Buffer(MaybeUninit<[u32; BLOCK + BEHIND * STRIDE]>);
+
+impl Buffer {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
 /// Rows of `x` as words: `[chunk][row][STRIDE]`, and their scales.
-struct Block {
-    words: *const u32,
+pub(super) struct Block<'a> {
+    words: *mut u32,
     scales: [f32; ROWS],
     rows: usize,
+    most: usize,
     words_per_row: usize,
+    buffer: PhantomData<&'a mut Buffer>,
+}
+
+impl<'a> Block<'a> {
+    /// Of the rows of `job`, a multiple of `tile` of them at once if that many fit.
+    #[inline(always)]
+    pub(super) fn of<D: Dot>(job: &Product<'_>, buffer: &'a mut Buffer, tile: usize) -> Self {
+        let words_per_row = job.w.cols().div_ceil(D::WORD);
+        let most = BLOCK / (STRIDE * words_per_row.div_ceil(CHUNK));
+        let most = if most > tile { most / tile * tile } else { most };
+        let words = buffer.0.as_mut_ptr().cast();
+        Self { words, scales: [0.0; ROWS], rows: 0, most, words_per_row, buffer: PhantomData }
+    }
+
+    /// Takes in rows from `first` on; returns how many. `first` is below M.
+    #[inline(always)]
+    pub(super) unsafe fn fill<D: Dot>(&mut self, job: &Product<'_>, first: usize, unsigned: bool) -> usize {
+        let k = job.w.cols();
+        self.rows = (job.m - first).min(self.most);
+        for (r, x) in job.x[first * k..(first + self.rows) * k].chunks_exact(k).enumerate() {
+            let scale = D::scale(x);
+            self.scales[r] = scale;
+            for (c, x) in x.chunks(CHUNK * D::WORD).enumerate() {
+                let words = x.len().div_ceil(D::WORD);
+                // SAFETY: row r of chunk c is within the block, since `rows * chunks * STRIDE <= BLOCK`; and STRIDE has room for
+                // STEP words more than a chunk.
+                unsafe {
+                    let to = self.words.add((c * self.rows + r) * STRIDE);
+                    D::words(x, scale, unsigned, to);
+                    to.add(words).write_bytes(0, words.next_multiple_of(STEP) - words);
+                }
+            }
+        }
+        self.rows
+    }
+
+    /// Words of a row.
+    #[inline(always)]
+    pub(super) fn words_per_row(&self) -> usize {
+        self.words_per_row
+    }
+
+    /// Words of row `r` from `from` on, the start of a chunk; those of the next row are STRIDE further.
+    #[inline(always)]
+    pub(super) unsafe fn row(&self, from: usize, r: usize) -> *const u32 {
+        // SAFETY: the caller has `from` below `words_per_row` and `r` below the number of rows.
+        unsafe { self.words.add((from / CHUNK * self.rows + r) * STRIDE) }
+    }
+
+    /// The scale of row `r`.
+    #[inline(always)]
+    pub(super) fn scale(&self, r: usize) -> f32 {
+        self.scales[r]
+    }
 }
 
 /// A tile of many rows is R rows by W registers of columns, one of two rows 2 by TWO registers, and one of one row 1 by 8.
@@ -157,32 +228,19 @@ pub(super) unsafe fn product<V: Vector, D: Dot, const R: usize, const W: usize, 
     job: &Product<'_>,
     panels: Range<usize>,
 ) {
-    let k = job.w.cols();
-    let words_per_row = k.div_ceil(D::WORD);
-    let chunks = words_per_row.div_ceil(CHUNK);
-    let most = BLOCK / (STRIDE * chunks);
-    let most = if most > R { most / R * R } else { most };
-    let mut buffer = MaybeUninit::<[u32; BLOCK]>::uninit();
-    let words = buffer.as_mut_ptr().cast::<u32>();
-    let mut block = Block { words, scales: [0.0; ROWS], rows: 0, words_per_row };
+    let mut buffer = Buffer::new();
+    let mut block = Block::of::<D>(job, &mut buffer, R);
     let mut first = 0;
     while first < job.m {
-        block.rows = (job.m - first).min(most);
-        for (r, x) in job.x[first * k..(first + block.rows) * k].chunks_exact(k).enumerate() {
-            let scale = D::scale(x);
-            block.scales[r] = scale;
-            for (c, x) in x.chunks(CHUNK * D::WORD).enumerate() {
-                // SAFETY: row r of chunk c is within the block, since `rows * chunks * STRIDE <= BLOCK`.
-                unsafe { D::words::<V>(x, scale, words.add((c * block.rows + r) * STRIDE)) };
-            }
-        }
+        // SAFETY: `first` is a row of `x`.
+        let rows = unsafe { block.fill::<D>(job, first, V::UNSIGNED_INT8) };
         let mut column = panels.start * PANEL;
         while column < panels.end * PANEL {
             let left = panels.end * PANEL - column;
             // SAFETY: the tiles are within the block's rows and these panels; for the rest see `Vector`.
             column += unsafe { columns::<V, D, R, W, TWO>(job, &block, first, column, left) };
         }
-        first += block.rows;
+        first += rows;
     }
 }
 
@@ -190,7 +248,7 @@ pub(super) unsafe fn product<V: Vector, D: Dot, const R: usize, const W: usize, 
 #[inline(always)]
 unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: usize>(
     job: &Product<'_>,
-    block: &Block,
+    block: &Block<'_>,
     first: usize,
     column: usize,
     left: usize,
@@ -232,7 +290,7 @@ unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: 
 #[inline(always)]
 unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
     job: &Product<'_>,
-    block: &Block,
+    block: &Block<'_>,
     first: usize,
     r: usize,
     column: usize,
@@ -252,7 +310,7 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
         let mut from = 0;
         while from < block.words_per_row {
             let words = (block.words_per_row - from).min(CHUNK);
-            let rows = block.words.add((from / CHUNK * block.rows + r) * STRIDE).cast::<f32>();
+            let rows = block.row(from, r).cast::<f32>();
             let chunk = weights.add(from * PANEL);
             for i in 0..words {
                 let mut b = [V::splat(0.0); N];

@@ -5,6 +5,8 @@
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod activations;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -110,6 +112,8 @@ pub(crate) fn table(isa: Isa) -> &'static Table {
         Isa::Avx2 => &avx2::TABLE,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => &avx512::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => &amx::TABLE,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => &neon::TABLE,
         _ => &scalar::TABLE,

@@ -140,7 +140,7 @@ macro_rules! table {
         use crate::rows::OutputGate;
         use std::ops::Range;
 
-        pub(in crate::cpu) static TABLE: Table =
+        pub(in crate::cpu) const TABLE: Table =
             Table { product, gdn2, conv_silu, rms_norm, l2_norm, sigmoid, log_decay, gated_rms_norm, swiglu };
 
         #[target_feature(enable = $features)]

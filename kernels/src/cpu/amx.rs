@@ -1,0 +1,363 @@
+//! x86-64 with AMX: eight tiles of 16 rows x 64 bytes, for products of bf16 and int8; the rest is AVX-512.
+//!
+//! A step takes 16 lines of a panel, which are two tiles of weights as they lie in memory (32 columns; rows 128 bytes apart),
+//! and 16 words of each of 32 rows, which are two tiles of inputs as they lie in the block; and adds the four products to
+//! four tiles of results. So 4 loads feed 4 products, the best ratio that 8 tiles allow. One row takes the same way, with 16
+//! rows in its tile of which 15 are not looked at: its bits are those of the same row among many, and weights still come
+//! as fast as memory gives them.
+//!
+//! Idea and layout: Intel 64 Architectures Software Developer's Manual, volume 1, chapter 18 (programming with AMX).
+
+use std::arch::asm;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::avx512::{self, F32x16};
+use super::dense::{Bf16, Block, Buffer, CHUNK, Dot, Int8, STRIDE};
+use super::vector::Vector;
+use super::{Product, Table};
+use crate::matrix::{Dtype, PANEL};
+
+/// Lines of a panel, and words of a row, that a step takes.
+const STEP: usize = 16;
+/// Rows of a step.
+const ROWS: usize = 32;
+
+pub(super) static TABLE: Table = Table { product, ..avx512::TABLE };
+
+/// Does this processor have AMX for bf16 and int8, and does the system let this process use it?
+pub(crate) fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+        // EDX: bit 22 AMX-BF16, 24 AMX-TILE, 25 AMX-INT8.
+        let has = |bit: u32| leaf.edx >> bit & 1 == 1;
+        has(22) && has(24) && has(25) && permitted()
+    })
+}
+
+/// Asks Linux for the tiles' registers, which it gives a process on demand only.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const XFEATURE_XTILEDATA: i64 = 18;
+    let result: i64;
+    // SAFETY: the system call reads no memory and changes only which registers this process may use.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+/// Other systems are not asked: nobody has tried there.
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
+    // SAFETY: the caller's promise, and that of the table: AMX is there and permitted.
+    unsafe {
+        match job.w.dtype() {
+            Dtype::F32 => (avx512::TABLE.product)(job, panels),
+            Dtype::Bf16 => tiles::<Bf16>(&mut Amx::begin(false), job, panels),
+            Dtype::Int8 => tiles::<Int8>(&mut Amx::begin(true), job, panels),
+        }
+    }
+}
+
+/// What the algorithm needs of the tiles: four of results, 2 x 2.
+trait Tiles {
+    /// Sets the results to 0.
+    unsafe fn zero(&mut self);
+    /// Adds `steps` steps. Inputs: 16 rows, or 32 if `both`, `STRIDE` words apart. Weights: lines of 32 words.
+    unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool);
+    /// Writes the results to 16 rows, or 32 if `both`, of 32 words.
+    unsafe fn store(&mut self, to: *mut u32, both: bool);
+}
+
+/// All rows of a product times some panels.
+#[inline(always)]
+unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range<usize>) {
+    let mut buffer = Buffer::new();
+    let mut block = Block::of::<D>(job, &mut buffer, ROWS);
+    let mut results = [[0u32; PANEL]; ROWS];
+    let n = job.w.rows();
+    let mut first = 0;
+    while first < job.m {
+        // SAFETY: `first` is a row of `x`.
+        let rows = unsafe { block.fill::<D>(job, first, false) };
+        for p in panels.clone() {
+            let weights = job.w.panel(p).as_ptr().cast::<u32>();
+            for r in (0..rows).step_by(ROWS) {
+                let both = rows - r > STEP;
+                // SAFETY: the buffer has 32 rows more than a block and 16 lines more than a row has words, zeros up to the next
+                // step; a panel has whole steps of lines. Results go to rows and columns of `out` that this part owns.
+                unsafe {
+                    tiles.zero();
+                    let mut from = 0;
+                    while from < block.words_per_row() {
+                        let steps = (block.words_per_row() - from).min(CHUNK).div_ceil(STEP);
+                        tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, both);
+                        from += CHUNK;
+                    }
+                    tiles.store(results.as_mut_ptr().cast(), both);
+                    for (i, sums) in results.iter().enumerate().take(rows - r) {
+                        let mut column = p * PANEL;
+                        for half in sums.chunks_exact(F32x16::LANES) {
+                            if column < n {
+                                let sum = D::end(F32x16::load(half.as_ptr().cast()), block.scale(r + i), job.w, column);
+                                let out = job.out.get().add((first + r + i) * n + column);
+                                let sum = if job.add { F32x16::load_n(out, n - column).add(sum) } else { sum };
+                                sum.store_n(out, n - column);
+                            }
+                            column += F32x16::LANES;
+                        }
+                    }
+                }
+            }
+        }
+        first += rows;
+    }
+}
+
+/// The tiles themselves: results in 0..4, inputs in 4 and 5, weights in 6 and 7. No compiler keeps anything in them.
+struct Amx {
+    int8: bool,
+}
+
+/// What LDTILECFG reads.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_per_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Shapes>() == 64);
+
+impl Amx {
+    /// Makes all eight tiles 16 rows of 64 bytes.
+    unsafe fn begin(int8: bool) -> Self {
+        let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
+        shapes.bytes_per_row[..8].fill(64);
+        shapes.rows[..8].fill(16);
+        // SAFETY: AMX is there and permitted, as the caller promises; the instruction reads `shapes` alone.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
+        Self { int8 }
+    }
+}
+
+impl Drop for Amx {
+    fn drop(&mut self) {
+        // SAFETY: AMX is there, since `begin` was called. Gives the registers back, so that a change of threads need not save them.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// The steps of a chunk, with `$dot` as the product and `$both` for the second 16 rows.
+macro_rules! steps {
+    ($dot:literal, both: $inputs:ident, $weights:ident, $steps:ident) => {
+        asm!(
+            "2:",
+            "tileloadd tmm6, [{w} + {line}]",
+            "tileloadd tmm4, [{x} + {row}]",
+            concat!($dot, " tmm0, tmm4, tmm6"),
+            "tileloadd tmm7, [{w} + {line} + 64]",
+            concat!($dot, " tmm1, tmm4, tmm7"),
+            "tileloadd tmm5, [{y} + {row}]",
+            concat!($dot, " tmm2, tmm5, tmm6"),
+            concat!($dot, " tmm3, tmm5, tmm7"),
+            "add {w}, 2048",
+            "add {x}, 64",
+            "add {y}, 64",
+            "dec {n}",
+            "jnz 2b",
+            w = inout(reg) $weights => _,
+            x = inout(reg) $inputs => _,
+            y = inout(reg) $inputs.add(STEP * STRIDE) => _,
+            n = inout(reg) $steps => _,
+            line = in(reg) 4 * PANEL,
+            row = in(reg) 4 * STRIDE,
+            options(nostack, readonly),
+        )
+    };
+    ($dot:literal, one: $inputs:ident, $weights:ident, $steps:ident) => {
+        asm!(
+            "2:",
+            "tileloadd tmm6, [{w} + {line}]",
+            "tileloadd tmm4, [{x} + {row}]",
+            concat!($dot, " tmm0, tmm4, tmm6"),
+            "tileloadd tmm7, [{w} + {line} + 64]",
+            concat!($dot, " tmm1, tmm4, tmm7"),
+            "add {w}, 2048",
+            "add {x}, 64",
+            "dec {n}",
+            "jnz 2b",
+            w = inout(reg) $weights => _,
+            x = inout(reg) $inputs => _,
+            n = inout(reg) $steps => _,
+            line = in(reg) 4 * PANEL,
+            row = in(reg) 4 * STRIDE,
+            options(nostack, readonly),
+        )
+    };
+}
+
+impl Tiles for Amx {
+    #[inline(always)]
+    unsafe fn zero(&mut self) {
+        // SAFETY: `begin` was called.
+        unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem)) };
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool) {
+        // SAFETY: `begin` was called; the caller vouches for rows and lines, and for one step at least.
+        unsafe {
+            match (self.int8, both) {
+                (false, true) => steps!("tdpbf16ps", both: inputs, weights, steps),
+                (false, false) => steps!("tdpbf16ps", one: inputs, weights, steps),
+                (true, true) => steps!("tdpbssd", both: inputs, weights, steps),
+                (true, false) => steps!("tdpbssd", one: inputs, weights, steps),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(&mut self, to: *mut u32, both: bool) {
+        // SAFETY: `begin` was called; the caller vouches for the room.
+        unsafe {
+            asm!(
+                "tilestored [{to} + {line}], tmm0",
+                "tilestored [{to} + {line} + 64], tmm1",
+                to = in(reg) to,
+                line = in(reg) 4 * PANEL,
+                options(nostack),
+            );
+            if both {
+                asm!(
+                    "tilestored [{to} + {line}], tmm2",
+                    "tilestored [{to} + {line} + 64], tmm3",
+                    to = in(reg) to.add(STEP * PANEL),
+                    line = in(reg) 4 * PANEL,
+                    options(nostack),
+                );
+            }
+        }
+    }
+}
+
+/// The algorithm on tiles that are modelled in plain Rust, so that all but the instructions is tested where there is no AMX.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::cpu::Shared;
+    use crate::matrix::Matrix;
+
+    /// The four tiles of results, as the manual describes the instructions.
+    struct Model {
+        int8: bool,
+        results: [[u32; PANEL]; ROWS],
+    }
+
+    impl Tiles for Model {
+        unsafe fn zero(&mut self) {
+            self.results = [[0; PANEL]; ROWS];
+        }
+
+        unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool) {
+            for step in 0..steps {
+                for (i, row) in self.results.iter_mut().enumerate().take(if both { ROWS } else { STEP }) {
+                    for (j, sum) in row.iter_mut().enumerate() {
+                        // TDPBF16PS: even and odd k by themselves, then both added to what was there.
+                        let (mut even, mut odd, mut whole) = (0.0f32, 0.0f32, 0i32);
+                        for word in 0..STEP {
+                            // SAFETY: the caller vouches for rows and lines.
+                            let (x, w) = unsafe {
+                                (*inputs.add(i * STRIDE + step * STEP + word), *weights.add((step * STEP + word) * PANEL + j))
+                            };
+                            let low = |x: u32| f32::from_bits(x << 16);
+                            let high = |x: u32| f32::from_bits(x & 0xffff_0000);
+                            even = low(x).mul_add(low(w), even);
+                            odd = high(x).mul_add(high(w), odd);
+                            for (x, w) in x.to_le_bytes().into_iter().zip(w.to_le_bytes()) {
+                                whole += i32::from(x as i8) * i32::from(w as i8);
+                            }
+                        }
+                        *sum = if self.int8 {
+                            (*sum as i32 + whole) as u32
+                        } else {
+                            (f32::from_bits(*sum) + (even + odd)).to_bits()
+                        };
+                    }
+                }
+            }
+        }
+
+        unsafe fn store(&mut self, to: *mut u32, both: bool) {
+            for (i, row) in self.results.iter().enumerate().take(if both { ROWS } else { STEP }) {
+                // SAFETY: the caller vouches for the room.
+                unsafe { to.add(i * PANEL).copy_from_nonoverlapping(row.as_ptr(), PANEL) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+    unsafe fn modelled(job: &Product<'_>) {
+        let (panels, results) = (0..job.w.panels(), [[0; PANEL]; ROWS]);
+        // SAFETY: the test found AVX-512 here.
+        unsafe {
+            match job.w.dtype() {
+                Dtype::Int8 => tiles::<Int8>(&mut Model { int8: true, results }, job, panels),
+                _ => tiles::<Bf16>(&mut Model { int8: false, results }, job, panels),
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_agree_with_scalar_where_avx512_is() {
+        if !Isa::Avx512.is_available() {
+            println!("not run here: no AVX-512");
+            return;
+        }
+        let numbers = |n: usize| -> Vec<f32> {
+            (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+        };
+        for dtype in [Dtype::Bf16, Dtype::Int8] {
+            for (m, n, k) in [(1, 1, 1), (1, 33, 17), (5, 64, 130), (16, 31, 64), (17, 32, 65), (33, 70, 600), (131, 96, 5000)] {
+                let (x, w) = (numbers(m * k), numbers(n * k + 7).split_off(7));
+                let w = Matrix::pack(n, k, &w, dtype).unwrap();
+                let (mut out, mut expected, mut one) = (vec![1.0f32; m * n], vec![1.0f32; m * n], vec![f32::NAN; n]);
+                crate::Kernels::new(Isa::Scalar).unwrap().matmul_add(&x, &w, &mut expected).unwrap();
+                // SAFETY: lengths fit, and AVX-512 is here.
+                unsafe { modelled(&Product { x: &x, m, w: &w, out: Shared(out.as_mut_ptr()), add: true }) };
+                for (i, (a, b)) in out.iter().zip(&expected).enumerate() {
+                    let bound = if dtype == Dtype::Int8 { 0.0 } else { 1e-4 * (k as f32).sqrt() + 1e-4 * b.abs() };
+                    assert!((a - b).abs() <= bound, "{dtype:?} [{m}, {n}, {k}] {i}: {a} {b}");
+                }
+                out.fill(f32::NAN);
+                // SAFETY: as above.
+                unsafe { modelled(&Product { x: &x, m, w: &w, out: Shared(out.as_mut_ptr()), add: false }) };
+                for (i, row) in x.chunks_exact(k).enumerate() {
+                    // SAFETY: as above.
+                    unsafe { modelled(&Product { x: row, m: 1, w: &w, out: Shared(one.as_mut_ptr()), add: false }) };
+                    assert_eq!(one, out[i * n..(i + 1) * n], "{dtype:?} [{m}, {n}, {k}] row {i}");
+                }
+            }
+        }
+    }
+}
