@@ -93,14 +93,27 @@ pub enum Value {
     Text(String),
 }
 
-impl From<&Value> for tantivy::schema::OwnedValue {
-    fn from(value: &Value) -> Self {
-        match value {
-            Value::Bool(b) => Self::Bool(*b),
-            Value::Integer(i) => Self::I64(*i),
-            Value::Number(n) => Self::F64(*n),
-            Value::Text(t) => Self::Str(t.clone()),
-        }
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Number(value)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_string())
     }
 }
 

@@ -4,22 +4,30 @@
 //! that what is found can be quoted and checked. BM25 over tantivy; no model, no tokens, no network.
 
 mod analyse;
+mod bm25;
 mod card;
+mod checked;
 mod document;
 mod error;
 mod extract;
+mod filter;
 mod ingest;
 pub mod measure;
+mod notice;
 mod open;
 mod passage;
 mod schema;
 mod search;
+mod settings;
 mod write;
 
 pub use document::{Document, DocumentSummary, Format, Value};
 pub use error::{IndexError, Unread};
+pub use filter::Filter;
 pub use ingest::{IngestReport, Progress};
+pub use notice::Notice;
 pub use open::{Index, IndexStatus};
 pub use passage::{Bounds, passages};
-pub use search::{Hit, Place};
+pub use search::{Hit, Place, SearchOptions, Weights};
+pub use settings::Options;
 pub use write::{Change, ID_BYTES};

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, Index, IndexError};
+use crate::{Document, Index, IndexError, Options};
 
 /// Means over the questions that have a judgement, in 0..1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -38,7 +38,15 @@ struct Entry {
 /// # Errors
 /// [`IndexError::Io`] and [`IndexError::Judgements`] for files that are missing or not in that form.
 pub fn evaluate(dir: &Path) -> Result<RetrievalScores, IndexError> {
-    let index = Index::in_memory()?;
+    evaluate_in(dir, &Options::default())
+}
+
+/// As [`evaluate`], through an index that is made with `options`.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_in(dir: &Path, options: &Options) -> Result<RetrievalScores, IndexError> {
+    let index = Index::in_memory_with(options)?;
     entries(&dir.join("corpus.jsonl"), |entry| {
         index.add(Document::new(entry.id, entry.title, entry.text))?;
         Ok(())

@@ -10,18 +10,23 @@ use tantivy::directory::{MmapDirectory, RamDirectory};
 use tantivy::schema::Value as _;
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyDocument, Term};
 
-use crate::analyse;
 use crate::card::{Card, alive, card, cards, read_card};
+use crate::checked::{Checked, opening, read_sealed, validate, write_sealed};
 use crate::document::hex;
 use crate::error::doing;
 use crate::schema::{Fields, schema};
-use crate::{Document, DocumentSummary, IndexError};
+use crate::settings::{self, Options, Settings};
+use crate::{Document, DocumentSummary, IndexError, Notice, analyse};
+
+/// What stands for a folder in messages about an index that has none.
+const IN_MEMORY: &str = "the index in memory";
 
 /// Documents, cut into passages and searchable. Shared between threads by reference.
 pub struct Index {
     pub(crate) dir: Option<PathBuf>,
     pub(crate) tantivy: tantivy::Index,
     pub(crate) fields: Fields,
+    pub(crate) settings: Settings,
     pub(crate) reader: IndexReader,
     /// Taken for reading to add a document, for writing to commit: a commit never parts a document.
     pub(crate) writer: RwLock<Option<IndexWriter>>,
@@ -47,11 +52,21 @@ impl Index {
     /// Opens the index in `dir`, which is made when absent.
     ///
     /// # Errors
-    /// [`IndexError::Io`], [`IndexError::Damaged`], [`IndexError::Version`].
+    /// As [`Index::open_with`].
     pub fn open(dir: &Path) -> Result<Self, IndexError> {
-        std::fs::create_dir_all(dir).map_err(|source| IndexError::Io { path: dir.to_path_buf(), source })?;
-        let directory = MmapDirectory::open(dir).map_err(|e| doing("open its folder")(e.into()))?;
-        Self::over(Box::new(directory), Some(dir.to_path_buf()))
+        Self::open_with(dir, &Options::default())
+    }
+
+    /// Opens the index in `dir`; a new one is made with `options`, one that is there keeps those it was made with.
+    ///
+    /// # Errors
+    /// [`IndexError::Io`], [`IndexError::Damaged`], [`IndexError::Version`].
+    pub fn open_with(dir: &Path, options: &Options) -> Result<Self, IndexError> {
+        let failed = |source| IndexError::Io { path: dir.to_path_buf(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let dir = std::fs::canonicalize(dir).map_err(failed)?;
+        let directory = MmapDirectory::open(&dir).map_err(|e| doing("open its folder")(e.into()))?;
+        Self::over(Checked::new(directory), Some(dir), options)
     }
 
     /// An index that is gone with the process.
@@ -59,15 +74,44 @@ impl Index {
     /// # Errors
     /// [`IndexError::Tantivy`].
     pub fn in_memory() -> Result<Self, IndexError> {
-        Self::over(Box::new(RamDirectory::create()), None)
+        Self::in_memory_with(&Options::default())
     }
 
-    fn over(directory: Box<dyn tantivy::Directory>, dir: Option<PathBuf>) -> Result<Self, IndexError> {
-        let (schema, fields) = schema(analyse::ENGLISH);
-        let tantivy = tantivy::Index::open_or_create(directory, schema).map_err(doing("open its files"))?;
-        tantivy.tokenizers().register(analyse::ENGLISH, analyse::english());
-        let reader = tantivy.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(doing("open its files"))?;
-        Ok(Self { dir, tantivy, fields, reader, writer: RwLock::new(None), pending: Mutex::default() })
+    /// As [`Index::in_memory`], made with `options`.
+    ///
+    /// # Errors
+    /// [`IndexError::Tantivy`].
+    pub fn in_memory_with(options: &Options) -> Result<Self, IndexError> {
+        Self::over(Checked::new(RamDirectory::create()), None, options)
+    }
+
+    fn over(directory: Checked, dir: Option<PathBuf>, options: &Options) -> Result<Self, IndexError> {
+        let place = dir.clone().unwrap_or_else(|| PathBuf::from(IN_MEMORY));
+        let settings = settings(&directory, &place, options)?;
+        let (schema, fields) = schema(analyse::ANALYSER);
+        let tantivy = tantivy::Index::open_or_create(directory, schema).map_err(opening(&place))?;
+        tantivy.tokenizers().register(analyse::ANALYSER, analyse::passages(&settings.language));
+        if options.validate {
+            validate(&tantivy, &place)?;
+        }
+        let reader = tantivy.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(opening(&place))?;
+        Ok(Self { dir, tantivy, fields, settings, reader, writer: RwLock::new(None), pending: Mutex::default() })
+    }
+
+    /// What works, but less well than it might.
+    #[must_use]
+    pub fn notices(&self) -> Vec<Notice> {
+        let language = &self.settings.language;
+        let unknown = !analyse::is_known(language);
+        unknown.then(|| Notice::UnknownLanguage { language: language.clone() }).into_iter().collect()
+    }
+
+    /// Goes through every byte of the index that a search may read.
+    ///
+    /// # Errors
+    /// [`IndexError::Damaged`], with the first file that is not what was written.
+    pub fn verify(&self) -> Result<(), IndexError> {
+        validate(&self.tantivy, &self.place())
     }
 
     /// A document with its text, by its id or by a path to its file; `None` when it is not here.
@@ -149,7 +193,7 @@ impl Index {
 
     /// The index's folder, for messages.
     pub(crate) fn place(&self) -> PathBuf {
-        self.dir.clone().unwrap_or_else(|| PathBuf::from("the index in memory"))
+        self.dir.clone().unwrap_or_else(|| PathBuf::from(IN_MEMORY))
     }
 
     fn disk_bytes(&self) -> Result<u64, IndexError> {
@@ -162,6 +206,26 @@ impl Index {
         }
         Ok(bytes)
     }
+}
+
+/// The settings of the index that is there, or those of `options`, which are kept.
+fn settings(directory: &Checked, place: &Path, options: &Options) -> Result<Settings, IndexError> {
+    let damaged = |what: &str| IndexError::Damaged { path: place.join(settings::FILE), what: what.into() };
+    if let Some(kept) = read_sealed(directory, place, settings::FILE)? {
+        // The format first: another one may have other settings.
+        let value: serde_json::Value = serde_json::from_slice(&kept).map_err(|_| damaged("it is no JSON"))?;
+        let found = value["format"].as_u64().and_then(|f| u32::try_from(f).ok()).ok_or_else(|| damaged("it names no format"))?;
+        if found != settings::FORMAT {
+            return Err(IndexError::Version { path: place.to_path_buf(), found, expected: settings::FORMAT });
+        }
+        return serde_json::from_value(value).map_err(|_| damaged("a setting is missing"));
+    }
+    if tantivy::Index::exists(directory).map_err(|e| opening(place)(e.into()))? {
+        return Err(damaged("it is gone"));
+    }
+    let settings = Settings::new(options);
+    write_sealed(directory, place, settings::FILE, &serde_json::to_vec(&settings).unwrap_or_default())?;
+    Ok(settings)
 }
 
 /// The id of the file at `path`, which may be gone: canonical where it exists, its folder canonical where that does.

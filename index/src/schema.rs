@@ -4,9 +4,7 @@
 //! their term frequencies and lengths add up, as in a text that begins with its title) is not stored; what is stored is the
 //! passage's text, so the passages of a document put together are its text. The last passage carries the document's card.
 
-use tantivy::schema::{
-    BytesOptions, Field, IndexRecordOption, JsonObjectOptions, NumericOptions, STORED, Schema, TextFieldIndexing, TextOptions,
-};
+use tantivy::schema::{BytesOptions, Field, IndexRecordOption, NumericOptions, STORED, Schema, TextFieldIndexing, TextOptions};
 
 /// Handles of the fields.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +25,7 @@ pub(crate) struct Fields {
     pub(crate) path: Field,
     /// Where a person finds it, as JSON; stored only.
     pub(crate) place: Field,
-    /// Typed metadata of the document, for filters.
+    /// Typed metadata of the document, a term a value, for filters; see filter.rs.
     pub(crate) metadata: Field,
     /// Id of the document, on its last passage only.
     pub(crate) card_of: Field,
@@ -51,8 +49,7 @@ pub(crate) fn schema(analyser: &str) -> (Schema, Fields) {
         title: builder.add_text_field("title", STORED),
         path: builder.add_text_field("path", STORED),
         place: builder.add_bytes_field("place", BytesOptions::default().set_stored()),
-        metadata: builder
-            .add_json_field("metadata", JsonObjectOptions::default().set_indexing_options(whole.clone()).set_fast("raw")),
+        metadata: builder.add_bytes_field("metadata", BytesOptions::default().set_indexed()),
         card_of: builder.add_text_field("card_of", TextOptions::default().set_indexing_options(whole)),
         card: builder.add_bytes_field("card", BytesOptions::default().set_stored()),
     };

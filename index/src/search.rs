@@ -4,14 +4,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tantivy::collector::TopDocs;
-use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
-use tantivy::schema::{IndexRecordOption, Value as _};
-use tantivy::tokenizer::TokenStream;
-use tantivy::{DocAddress, Searcher, TantivyDocument, Term};
+use tantivy::schema::Value as _;
+use tantivy::{DocAddress, Searcher, TantivyDocument};
 
 use crate::error::doing;
-use crate::{Index, IndexError};
+use crate::filter::{Filter, choose};
+use crate::{Index, IndexError, analyse, bm25};
 
 /// A passage that answers to a question. Its text is the document's text at `range`, byte for byte.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,29 +48,61 @@ pub struct Place {
     pub line: Option<u64>,
 }
 
+/// BM25's two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Weights {
+    /// How soon more of the same term counts no more.
+    pub k1: f32,
+    /// How much a long passage must have more of it, from 0 (not at all) to 1.
+    pub b: f32,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { k1: 1.2, b: 0.75 }
+    }
+}
+
+/// How to search.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct SearchOptions {
+    /// Passages at most.
+    pub limit: usize,
+    /// Which documents to look at; all without.
+    pub filter: Option<Filter>,
+    /// BM25's weights; the index's own without.
+    pub weights: Option<Weights>,
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        Self { limit: 10, filter: None, weights: None }
+    }
+}
+
 impl Index {
     /// The `limit` passages that answer best to a question in plain words, best first.
     ///
     /// # Errors
     /// Those of the index; no question is an error.
     pub fn search(&self, question: &str, limit: usize) -> Result<Vec<Hit>, IndexError> {
+        self.search_with(question, &SearchOptions { limit, ..SearchOptions::default() })
+    }
+
+    /// As [`Index::search`], among the documents of a filter or with other weights.
+    ///
+    /// # Errors
+    /// Those of the index; no question is an error.
+    pub fn search_with(&self, question: &str, options: &SearchOptions) -> Result<Vec<Hit>, IndexError> {
         let searcher = self.reader.searcher();
-        let mut analyser = self.tantivy.tokenizer_for_field(self.fields.terms).map_err(doing("analyse the question"))?;
-        let mut terms = Vec::new();
-        let mut words = analyser.token_stream(question);
-        while words.advance() {
-            terms.push(Term::from_field_text(self.fields.terms, &words.token().text));
-        }
-        if terms.is_empty() || limit == 0 {
-            return Ok(Vec::new());
-        }
-        let any = terms.into_iter().map(|term| {
-            let query: Box<dyn Query> = Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs));
-            (Occur::Should, query)
-        });
-        let query = BooleanQuery::new(any.collect());
-        let best = searcher.search(&query, &TopDocs::with_limit(limit).order_by_score()).map_err(doing("search"))?;
-        best.into_iter().map(|(score, address)| self.hit(&searcher, address, score)).collect()
+        let terms = analyse::question(&self.settings.language, question);
+        let chosen =
+            options.filter.as_ref().map(|f| choose(&searcher, self.fields.metadata, f)).transpose().map_err(doing("filter"))?;
+        let weights = options.weights.unwrap_or(self.settings.weights());
+        let best = bm25::best(&searcher, self.fields.terms, &terms, weights, options.limit, chosen.as_deref())
+            .map_err(doing("search"))?;
+        best.into_iter().map(|found| self.hit(&searcher, found.address, found.score)).collect()
     }
 
     fn hit(&self, searcher: &Searcher, address: DocAddress, score: f32) -> Result<Hit, IndexError> {

@@ -13,7 +13,8 @@ use tantivy::{IndexWriter, TantivyDocument, TantivyError, Term};
 use crate::card::{Card, FileStamp, card};
 use crate::document::hex;
 use crate::error::doing;
-use crate::passage::{Bounds, heading_level, passages};
+use crate::filter::term;
+use crate::passage::{heading_level, passages};
 use crate::search::Place;
 use crate::{Document, Format, Index, IndexError};
 
@@ -48,7 +49,7 @@ impl Index {
         if document.id.is_empty() || document.id.len() > ID_BYTES {
             return Err(IndexError::Id { bytes: document.id.len(), limit: ID_BYTES });
         }
-        let cuts: Vec<_> = passages(&document.text, Bounds::default()).collect();
+        let cuts: Vec<_> = passages(&document.text, self.settings.bounds()).collect();
         let new = Card {
             id: document.id.clone(),
             path: document.path.clone(),
@@ -98,9 +99,8 @@ impl Index {
         passage.add_text(f.terms, text);
         passage.add_text(f.text, text);
         passage.add_text(f.title, &document.title);
-        if !document.metadata.is_empty() {
-            let object = document.metadata.iter().map(|(name, value)| (name.clone(), value.into())).collect();
-            passage.add_object(f.metadata, object);
+        for (name, value) in &document.metadata {
+            passage.add_bytes(f.metadata, &term(name, value));
         }
         if let Some(path) = document.path.as_ref().and_then(|p| p.to_str()) {
             passage.add_text(f.path, path);
