@@ -23,6 +23,35 @@ impl Kernels {
         self.product("matmul_add", x, w, out, true)
     }
 
+    /// Several products of the same rows at once: `out[i] = x W[i]^T`, each with the bits of [`Kernels::matmul`]. One decode
+    /// step's small products then fill all threads together.
+    ///
+    /// # Errors
+    /// As [`Kernels::matmul`].
+    pub fn matmul_each<const N: usize>(&self, x: &[f32], w: [&Matrix; N], out: [&mut [f32]; N]) -> Result<(), ShapeError> {
+        let op = "matmul_each";
+        let mut jobs = [None; N];
+        for ((job, w), out) in jobs.iter_mut().zip(w).zip(out) {
+            let m = rows_of(op, "x", x, w.cols())?;
+            length(op, "out", out.len(), m * w.rows())?;
+            *job = Some(Product { x, m, w, out: Shared(out.as_mut_ptr()), add: false });
+        }
+        let panels = || jobs.iter().flatten().map(|job| job.w.panels());
+        let cost = jobs.iter().flatten().map(|job| panel_cost(job.w, job.m)).max().unwrap_or(0);
+        split(panels().sum(), cost, &|part| {
+            let mut first = 0;
+            for (job, panels) in jobs.iter().flatten().zip(panels()) {
+                let mine = part.start.max(first)..part.end.min(first + panels);
+                if !mine.is_empty() && job.m > 0 {
+                    // SAFETY: as in `product`; each job has an output of its own.
+                    unsafe { (self.table.product)(job, mine.start - first..mine.end - first) }
+                }
+                first += panels;
+            }
+        });
+        Ok(())
+    }
+
     fn product(&self, op: &'static str, x: &[f32], w: &Matrix, out: &mut [f32], add: bool) -> Result<(), ShapeError> {
         let m = rows_of(op, "x", x, w.cols())?;
         length(op, "out", out.len(), m * w.rows())?;

@@ -33,6 +33,25 @@ fn a_row_of_a_product_is_the_product_of_the_row() {
 }
 
 #[test]
+fn products_together_are_products_alone() {
+    let mut random = Random::fresh("products_together");
+    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+        for (m, k) in [(0, 5), (1, 384), (7, 131), (65, 64)] {
+            let sizes = [384, 33, 64, 700];
+            let w = sizes.map(|n| Matrix::pack(n, k, &random.vec(n * k, -1.0, 1.0), dtype).unwrap());
+            let x = random.vec(m * k, -1.0, 1.0);
+            let mut together = sizes.map(|n| vec![f32::NAN; m * n]);
+            kernels.matmul_each(&x, w.each_ref(), together.each_mut().map(|out| &mut out[..])).unwrap();
+            for (w, together) in w.iter().zip(&together) {
+                let mut alone = vec![f32::NAN; together.len()];
+                kernels.matmul(&x, w, &mut alone).unwrap();
+                assert_same(&format!("{} {dtype:?}", kernels.isa()), together, &alone);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_recurrence_does_not_see_how_a_text_is_cut() {
     let mut random = Random::fresh("how_a_text_is_cut");
     for kernels in every_isa() {

@@ -220,7 +220,7 @@ fn recurrences_agree() {
     let mut random = Random::fresh("recurrences_agree");
     for kernels in every_isa() {
         for (heads, groups, key_dim, value_dim, tokens) in [
-            (1, 1, 1, 1, 1),
+            (1, 1, 1, 5, 9),
             (2, 1, 16, 32, 21),
             (1, 2, 17, 33, 15),
             (2, 3, 64, 64, 65),
@@ -235,8 +235,8 @@ fn recurrences_agree() {
             let (out, state) = exact(&inputs, tokens, &start);
             let mut s = start.clone();
             let o = inputs.run(&kernels, 0, tokens, &mut s);
-            assert_near(&format!("{} gdn2 {shape:?} out", kernels.isa()), &o, &out, 2e-6);
-            assert_near(&format!("{} gdn2 {shape:?} state", kernels.isa()), &s, &state, 2e-6);
+            assert_near(&format!("{} gdn2 {shape:?} out", kernels.isa()), &o, &out, 1e-5);
+            assert_near(&format!("{} gdn2 {shape:?} state", kernels.isa()), &s, &state, 1e-5);
         }
     }
 }

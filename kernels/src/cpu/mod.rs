@@ -58,6 +58,7 @@ pub(crate) struct Table {
 }
 
 /// `out [M, N] = x [M, K] W^T`, or `+=`.
+#[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) m: usize,

@@ -1,0 +1,80 @@
+//! Nothing is allocated in a decode step, once threads are there. A file of its own: it counts for its whole process.
+#![allow(clippy::unwrap_used)] // a panic is the report
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, Matrix, OutputGate};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all is handed to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What a layer does with each of `rows` sequences' next token.
+fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
+    let shape = Gdn2Shape { heads: 6, value_heads: 6, key_dim: 64, value_dim: 64 };
+    let width = 384;
+    let x: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.7).sin() * 0.1).collect();
+    let [mut a, mut b, mut c] = [x.clone(), x.clone(), x.clone()];
+    let lens = vec![1; rows];
+    let mut states = vec![vec![0.0; shape.state_elements() + 3 * width]; rows];
+    let taps = vec![0.25; 4 * width];
+    let mut before = 0;
+    for step in 0..count + 20 {
+        if step == 20 {
+            before = ALLOCATIONS.load(Ordering::Relaxed); // by then threads have what they need
+        }
+        kernels.rms_norm(&x, &taps[..width], 1e-5, &mut a).unwrap();
+        kernels.matmul_each(&a, [w, w], [&mut b, &mut c]).unwrap();
+        kernels.conv_silu(&lens, &b, &taps, &mut states, shape.state_elements(), &mut a).unwrap();
+        kernels.l2_norm(&mut a, 64).unwrap();
+        kernels.log_decay(&mut c, &[0.0; 6], &taps[..width]).unwrap();
+        kernels.sigmoid(&mut b, 1.0).unwrap();
+        let out = &mut vec_of(&mut before, rows * width)[..];
+        kernels.gdn2(&shape, &lens, &a, &a, &x, &c, &b, &b, &mut states, 0, out).unwrap();
+        kernels.gated_rms_norm(out, &b, &taps[..64], 1e-5, OutputGate::Silu, &mut a).unwrap();
+        kernels.matmul_add(&a, w, &mut b).unwrap();
+        kernels.swiglu(&a, &c, &mut b).unwrap();
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// A buffer whose allocation is not held against the kernels.
+fn vec_of(before: &mut usize, n: usize) -> Vec<f32> {
+    *before += 1;
+    vec![0.0; n]
+}
+
+#[test]
+fn a_decode_step_allocates_nothing() {
+    let numbers: Vec<f32> = (0..384 * 384).map(|i| (i as f32).sin() * 0.05).collect();
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for isa in Isa::available() {
+            let kernels = Kernels::new(isa).unwrap();
+            for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+                let w = Matrix::pack(384, 384, &numbers, dtype).unwrap();
+                for rows in [1, 16] {
+                    let count = pool.install(|| steps(&kernels, &w, rows, 50));
+                    assert_eq!(count, 0, "{isa} {dtype:?}, {rows} sequences, {threads} threads: allocations in 50 steps");
+                }
+            }
+        }
+    }
+}
