@@ -160,7 +160,7 @@ def prepare_text(path, a, forbidden, pool):
     if a.limit:
         docs = docs[:a.limit]
     synthetic = any(w in name for w in a.synthetic)
-    size = max(1, math.ceil(len(docs) / max(1, min(a.processes, len(docs) // 50 + 1))))
+    size = max(1, math.ceil(len(docs) / max(1, min(3 * a.processes, len(docs) // 50 + 1))))
     jobs = [("%s_%02d" % (name, i // size), a.tokenizer, docs[i:i + size], a.out, synthetic, i) for i in range(0, len(docs), size)]
     return pool.imap_unordered(text_shard, jobs)
 

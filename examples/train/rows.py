@@ -73,15 +73,58 @@ class Row:
         return np.concatenate([np.asarray(x, np.int32) for x in self.ids]), kinds
 
 
+def places(part, whole):
+    """Where the tokens `part` occur in `whole`."""
+    n = len(whole) - len(part) + 1
+    if n <= 0 or len(part) == 0:
+        return np.zeros(0, np.int64)
+    hit = whole[:n] == part[0]
+    for i in range(1, len(part)):
+        hit = hit & (whole[i:n + i] == part[i])
+    return np.flatnonzero(hit)
+
+
 def within(answer, passage):
-    return np.asarray(answer).tobytes() in np.asarray(passage).tobytes()
+    return len(places(np.asarray(answer), np.asarray(passage))) > 0
+
+
+class Sorts:
+    """What sort of word a token starts: (digit 1, capital 2, small 3, other 0) + 4 if a space comes first."""
+
+    def __init__(self, tokenizer):
+        self.table = np.zeros(tokenizer.get_vocab_size(), np.uint8)
+        for token, i in tokenizer.get_vocab().items():
+            word = token.lstrip("Ġ")[:1]
+            self.table[i] = (1 if word.isdigit() else 2 if word.isupper() else 3 if word.islower() else 0) + (4 if token[0] == "Ġ" else 0)
+
+
+class Renaming:
+    """One answer put for another all through a row, so that what a passage says can't be known by heart.
+    (Longpre et al., arXiv 2109.05052, measure with this; here it is trained on.)"""
+
+    def __init__(self, old, new, sorts):
+        self.old, self.new, self.sorts = old, new, sorts
+        self.number = sorts.table[old[0]] == 1 or sorts.table[old[-1]] == 1
+
+    def __call__(self, ids):
+        ids = np.asarray(ids)
+        at, out, last = places(self.old, ids), [], 0
+        for i in at:
+            end = i + len(self.old)
+            if i < last:
+                continue
+            if self.number and (i > 0 and self.sorts.table[ids[i - 1]] == 1 or end < len(ids) and self.sorts.table[ids[end]] == 1):
+                continue            # part of a longer number
+            out += [ids[last:i], self.new]
+            last = end
+        return np.concatenate(out + [ids[last:]]) if out else ids
 
 
 class Asker:
     """Rows of questions from one store."""
 
-    def __init__(self, store, rng):
-        self.s, self.rng = store, rng
+    def __init__(self, store, rng, sorts=None):
+        self.s, self.rng, self.sorts, self.renamings = store, rng, sorts, []
         self.synthetic = store.name.startswith("syn_")
         self.span = CLOZE if self.synthetic else SPAN
         self.text = TEXT if self.synthetic else PASSAGE
@@ -95,6 +138,41 @@ class Asker:
             return (np.array(kept, np.uint16) if kept else q), OFF
         return q, kind
 
+    def rename(self, c, k, chance):
+        """Now and then puts another answer of the same sort for that of question k, and for one more of the passage."""
+        s, r = self.s, self.rng
+        self.renamings = []
+        if self.sorts is None or r.random() >= chance:
+            return
+        ks = [k] + ([r.randrange(s.first[c], s.first[c + 1])] if r.random() < 0.4 else [])
+        for k in ks:
+            old = s.answer(k, c)
+            if old is None or len(old) > 6:
+                continue
+            for _ in range(12):
+                j = r.randrange(len(s.q))
+                if s.a[j][0] < 0:
+                    continue
+                new = s.answer(j, s.of_question(j))
+                if len(new) <= 6 and self.sorts.table[new[0]] == self.sorts.table[old[0]] and not np.array_equal(new, old) and not within(new, s.passage(c)):
+                    self.renamings.append(Renaming(np.array(old), np.array(new), self.sorts))
+                    break
+
+    def renamed(self, ids):
+        for f in self.renamings:
+            ids = f(ids)
+        return ids
+
+    def qa(self, k, c, passage):
+        """Question and answer after renaming; None if the answer is no longer a span."""
+        s = self.s
+        answer = s.answer(k, c)
+        if answer is not None and self.renamings:
+            answer = self.renamed(answer)
+            if not within(answer, passage):
+                return None
+        return self.renamed(s.question(k)), answer
+
     def foreign(self, c):
         """A question on a paragraph nearby whose answer isn't in this one."""
         s, r = self.s, self.rng
@@ -106,15 +184,19 @@ class Asker:
                     return k
         return None
 
-    def asked_of(self, c, most):
+    def asked_of(self, c, most, passage=None):
         """Up to `most` (question, answer) on context c, in random order."""
         s, r, out = self.s, self.rng, []
+        passage = s.passage(c) if passage is None else passage
         ks = list(range(s.first[c], s.first[c + 1]))
         r.shuffle(ks)
         for k in ks:
             if s.made[k] and r.random() < 0.6:
                 continue
-            out.append((s.question(k), s.answer(k, c)))
+            pair = self.qa(k, c, passage)
+            if pair is None:
+                continue
+            out.append(pair)
             if len(out) >= most:
                 break
         if not self.synthetic and r.random() < 0.3:
@@ -129,9 +211,12 @@ class Asker:
         while s.made[k] and r.random() < 0.6:
             k = r.randrange(len(s.q))
         c = s.of_question(k)
+        if form != "multi":
+            self.rename(c, k, 0.15 if self.synthetic else 0.6)
         if form == "a":
-            row.doc(s.passage(c), self.text)
-            for q, answer in self.asked_of(c, r.randint(1, 6)):
+            passage = self.renamed(s.passage(c))
+            row.doc(passage, self.text)
+            for q, answer in self.asked_of(c, r.randint(1, 6), passage):
                 row.ask(*self.worn(q))
                 row.answer(answer, self.span)
             return row
@@ -155,17 +240,23 @@ class Asker:
                 row.ask(*self.worn(q))
                 row.answer(answer, self.span)
             return row
-        answer, near = s.answer(k, c), [int(m) for m in s.near[k] if m >= 0]
+        passage, near = self.renamed(s.passage(c)), [int(m) for m in s.near[k] if m >= 0]
+        pair = self.qa(k, c, passage)
+        if pair is None:
+            return row              # empty: another is drawn
+        question, answer = pair
         if near and answer is not None and r.random() < 0.12:
-            c, answer = r.choice(near), None
-        q, kind = self.worn(s.question(k))
+            other = self.renamed(s.passage(r.choice(near)))
+            if not within(answer, other):
+                passage, answer = other, None
+        q, kind = self.worn(question)
         if form == "q":
             row.ask(q, OFF)
-            row.doc(s.passage(c), self.text)
+            row.doc(passage, self.text)
         else:
-            row.doc(s.passage(c), self.text)
+            row.doc(passage, self.text)
             row.ask(q, kind)
-            row.doc(s.passage(c), OFF)
+            row.doc(passage, OFF)
         row.ask(q, OFF)
         row.answer(answer, self.span)
         return row
@@ -227,7 +318,7 @@ class Rows:
     def __init__(self, data, mixture, tokenizer, seed):
         self.data, self.path, self.rng, self.stores = data, mixture, random.Random(seed), {}
         self.stamp, self.held, self.given, self.batches = 0, {}, {}, 0
-        self.strewer = Strewer(tokenizer, self.rng)
+        self.strewer, self.sorts = Strewer(tokenizer, self.rng), Sorts(tokenizer)
         self.refresh()
 
     def refresh(self):
@@ -270,7 +361,7 @@ class Rows:
             row.add(self.slice_of_text(r.choice((256, 512, 1024, 2048, 2048, 2048, 4096))), TEXT)
             return row
         forms = phase["forms"] if source == "qa" else phase.get("syn_forms", phase["forms"])
-        return Asker(store, r).row(r.choices(list(forms), list(forms.values()))[0])
+        return Asker(store, r, self.sorts).row(r.choices(list(forms), list(forms.values()))[0])
 
     def batch(self, n, progress):
         """-> ids [n] int32, kinds [n] uint8, pos [n] int32, cu [rows+1] int64"""
@@ -283,13 +374,13 @@ class Rows:
         while left > 0:
             source = max(share, key=lambda k: share[k] * (n - left + 500) - given[k] + self.rng.random() * 800)
             row = self.held.pop(source, None) or self.make(source, phase)
+            if row.n == 0:
+                continue
             if row.n > left:
                 self.held[source] = row
                 row = Row()
                 row.add(self.slice_of_text(left), TEXT)
                 source = None
-            if row.n == 0:
-                continue
             if source:
                 given[source] += row.n
             rows.append(row.arrays())

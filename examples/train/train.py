@@ -173,6 +173,14 @@ def pieces(reader, args, device, dtype):
         reader.zero_grad(set_to_none=True)
 
 
+def warm(args):
+    """Compiles the pieces into the cache on disk, with a stand-in for the recurrence (kernels.py compiles that)."""
+    device = torch.device("cuda")
+    import model
+    model.mix = lambda q, k, v, g, b, w, cu, s0=None: (q + k + v + g.to(q.dtype) + b + w, None)
+    pieces(Reader(Config.load(args.config)).to(device), args, device, torch.bfloat16)
+
+
 def save(reader, args):
     checkpoint.save(args.out, checkpoint.to_bf16(reader.state_dict()), 1 << 40)
     with open(os.path.join(args.out, "config.json"), "w") as f:
@@ -217,7 +225,8 @@ def train(args):
     first = queue.get()
     sums = torch.zeros(2, len(KINDS), device=device)
     start = last = saved = devved = time.time()
-    last_tokens, spent, seconds, table, stamp = 0, 0.0, args.seconds, None, 0
+    seconds = args.deadline - start if args.deadline else args.seconds
+    last_tokens, spent, table = 0, 0.0, None
     while True:
         spent = time.time() - start
         p = max(spent / seconds if seconds else 0, tokens / args.tokens if args.tokens else 0)
@@ -227,7 +236,6 @@ def train(args):
         if step % 20 == 0:
             with open(args.mixture) as f:
                 mixture = json.load(f)
-            seconds = mixture.get("seconds", args.seconds)
             table = weights_of(mixture, p, device)
         batch, first = to_device(first or queue.get(), device), None
         factor = schedule(p, spent, args)
@@ -302,6 +310,7 @@ def arguments(argv=None):
     p.add_argument("--init")
     p.add_argument("--dev", help="a qa_ store that is only measured on")
     p.add_argument("--seconds", type=float, default=0)
+    p.add_argument("--deadline", type=float, default=0, help="instead of --seconds: stop at this Unix time")
     p.add_argument("--tokens", type=float, default=0)
     p.add_argument("--batch-tokens", type=int, default=98304)
     p.add_argument("--lr", type=float, default=3e-3)
@@ -314,12 +323,14 @@ def arguments(argv=None):
     p.add_argument("--dev-every", type=float, default=60)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--plain", action="store_true")
-    p.add_argument("--profile", action="store_true")
+    p.add_argument("--profile", action="store_true", help="print the kernels of one step")
+    p.add_argument("--warm", action="store_true", help="only fill torch.compile's cache")
     a = p.parse_args(argv)
-    if not a.seconds and not a.tokens:
-        p.error("say --seconds or --tokens")
+    if not (a.seconds or a.tokens or a.deadline or a.warm):
+        p.error("say --seconds, --tokens or --deadline")
     return a
 
 
 if __name__ == "__main__":
-    train(arguments())
+    a = arguments()
+    warm(a) if a.warm else train(a)
