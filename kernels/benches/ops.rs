@@ -31,7 +31,7 @@ const SHAPES: [(usize, usize); 3] = [(384, 384), (1024, 384), (2048, 768)];
 fn product(bencher: Bencher, isa: Isa, dtype: Dtype, m: usize, (n, k): (usize, usize)) {
     let kernels = Kernels::new(isa).expect("available");
     // As many matrices as a network has, so that they do not lie in a nearer cache than a network's would.
-    let count = (32 << 20) / (4 * n * k) + 1;
+    let count = (64 << 20) / (dtype.bytes() * n * k) + 1;
     let w: Vec<Matrix> = (0..count).map(|_| Matrix::pack(n, k, &numbers(n * k), dtype).expect("fits")).collect();
     let (x, mut out, mut next) = (numbers(m * k), vec![0.0; m * n], 0);
     bencher.counter(ItemsCount::new(m * n * k)).counter(BytesCount::new(w[0].bytes())).bench_local(|| {

@@ -308,8 +308,8 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
         let (panel, panel_words) = (column / PANEL, job.w.panel_words());
         let weights = job.w.panel(panel).as_ptr().cast::<f32>().add(column % PANEL);
         let mut from = 0;
-        while from < block.words_per_row {
-            let words = (block.words_per_row - from).min(CHUNK);
+        while from < block.words_per_row() {
+            let words = (block.words_per_row() - from).min(CHUNK);
             let rows = block.row(from, r).cast::<f32>();
             let chunk = weights.add(from * PANEL);
             for i in 0..words {
@@ -328,7 +328,7 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
         }
         let n = job.w.rows();
         for (i, sums) in sums.into_iter().enumerate() {
-            let scale = block.scales[r + i];
+            let scale = block.scale(r + i);
             for (j, sum) in sums.into_iter().enumerate() {
                 let column = column + j * V::LANES;
                 if column >= n {
