@@ -10,7 +10,7 @@ use tantivy::schema::Value as _;
 use tantivy::schema::{IndexRecordOption, Term};
 use tantivy::{DocAddress, DocSet, Searcher, TERMINATED, TantivyDocument};
 
-use crate::document::{DocumentSummary, Format, Value};
+use crate::document::{Document, DocumentSummary, Format, Value};
 use crate::error::{IndexError, doing};
 use crate::schema::Fields;
 
@@ -43,6 +43,22 @@ pub(crate) struct FileStamp {
 }
 
 impl Card {
+    /// What a document says of itself; nothing of its text.
+    pub(crate) fn of(document: &Document) -> Self {
+        Self {
+            id: document.id.clone(),
+            path: document.path.clone(),
+            title: document.title.clone(),
+            format: document.format,
+            decoded: document.decoded,
+            text_bytes: 0,
+            passages: 0,
+            text_sha256: String::new(),
+            file: None,
+            metadata: document.metadata.clone(),
+        }
+    }
+
     /// Whether both say the same of the same text, however it came in.
     pub(crate) fn same_document(&self, other: &Self) -> bool {
         let (mine, theirs) = (Self { file: None, ..self.clone() }, Self { file: None, ..other.clone() });

@@ -67,6 +67,18 @@ pub enum Format {
     Markdown,
     /// HTML, of which the readable text is kept.
     Html,
+    /// PDF, of which the text is kept, page after page.
+    Pdf,
+    /// Word's DOCX, of which the paragraphs are kept.
+    Docx,
+    /// EPUB, of which the chapters are kept.
+    Epub,
+    /// Source code and configuration.
+    Code,
+    /// A table, a record a line.
+    Csv,
+    /// JSON values, one a line.
+    JsonLines,
 }
 
 impl fmt::Display for Format {
@@ -75,6 +87,12 @@ impl fmt::Display for Format {
             Self::Text => "text",
             Self::Markdown => "markdown",
             Self::Html => "html",
+            Self::Pdf => "pdf",
+            Self::Docx => "docx",
+            Self::Epub => "epub",
+            Self::Code => "code",
+            Self::Csv => "csv",
+            Self::JsonLines => "jsonlines",
         })
     }
 }

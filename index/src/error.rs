@@ -93,11 +93,22 @@ pub enum Unread {
     #[error("not a format that is read here")]
     Format,
     /// It is named like text and is none.
-    #[error("not text: byte {at} is no character of UTF-8")]
+    #[error("not text: byte {at} is no character of UTF-8, nor of another encoding")]
     NotText {
         /// Where it stops being text.
         at: u64,
     },
+    /// Longer than can be read in bounded memory.
+    #[error("{bytes} bytes: files of its format are read up to {limit}")]
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The longest that is read.
+        limit: u64,
+    },
+    /// It was written to while it was read.
+    #[error("it changed while it was read: ingest it again")]
+    Changed,
     /// A path without a name in Unicode.
     #[error("its path is not Unicode")]
     Path,

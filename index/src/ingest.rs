@@ -87,6 +87,13 @@ struct Job {
     modified: Option<SystemTime>,
 }
 
+impl Job {
+    /// The title of a file that has none of its own.
+    fn stem(&self) -> String {
+        self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
 /// What the threads of an ingest share.
 struct Run<'a> {
     index: &'a Index,
@@ -272,12 +279,11 @@ impl Run<'_> {
             Ok(extracted) => extracted,
             Err(reason) => return Ok(Err(reason)),
         };
-        let stem = || job.path.file_stem().map(|s| s.to_string_lossy().into_owned());
-        let mut document = Document::new(&job.id, extracted.title.or_else(stem).unwrap_or_default(), extracted.text);
+        let mut document = Document::new(&job.id, extracted.title.unwrap_or_else(|| job.stem()), extracted.text);
         document.path = Some(job.path.clone());
         document.format = extracted.format;
         document.decoded = extracted.decoded;
-        Ok(Ok(self.index.put(&document, Some(file))?))
+        Ok(Ok(self.index.put(&document, Some(file), &extracted.pages)?))
     }
 
     /// Counts a file, reports, and commits when it is time.

@@ -20,7 +20,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { min_bytes: 500, max_bytes: 1_000 }
+        Self { min_bytes: 500, max_bytes: 1_200 }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::document::hex;
 use crate::error::doing;
 use crate::filter::term;
 use crate::passage::{heading_level, passages};
+use crate::schema::Fields;
 use crate::search::Place;
 use crate::{Document, Format, Index, IndexError};
 
@@ -41,71 +42,52 @@ impl Index {
     /// # Errors
     /// [`IndexError::Locked`] while another process writes.
     pub fn add(&self, document: Document) -> Result<Change, IndexError> {
-        self.put(&document, None)
+        self.put(&document, None, &[])
     }
 
-    /// As [`Index::add`], with what is known of its file.
-    pub(crate) fn put(&self, document: &Document, file: Option<FileStamp>) -> Result<Change, IndexError> {
+    /// As [`Index::add`], with what is known of its file, and where its pages begin.
+    pub(crate) fn put(&self, document: &Document, file: Option<FileStamp>, pages: &[usize]) -> Result<Change, IndexError> {
         if document.id.is_empty() || document.id.len() > ID_BYTES {
             return Err(IndexError::Id { bytes: document.id.len(), limit: ID_BYTES });
         }
         let cuts: Vec<_> = passages(&document.text, self.settings.bounds()).collect();
         let new = Card {
-            id: document.id.clone(),
-            path: document.path.clone(),
-            title: document.title.clone(),
-            format: document.format,
-            decoded: document.decoded,
             text_bytes: document.text.len() as u64,
             passages: cuts.len() as u32,
             text_sha256: hex(&Sha256::digest(document.text.as_bytes())),
             file,
-            metadata: document.metadata.clone(),
+            ..Card::of(document)
         };
         let old = self.latest(&document.id)?;
         if old.as_ref().is_some_and(|old| old.same_document(&new)) {
             return Ok(Change::Unchanged);
         }
-        self.writing(|writer| {
-            if old.is_some() {
-                writer.delete_term(Term::from_field_text(self.fields.document, &document.id));
-            }
-            let mut places = Places::new(document.format);
-            for (ordinal, cut) in cuts.iter().enumerate() {
-                let text = &document.text[cut.clone()];
-                let mut passage = self.passage(document, ordinal as u64, cut.start as u64, text);
-                if let Some(place) = places.next(text) {
-                    passage.add_bytes(self.fields.place, &serde_json::to_vec(&place).unwrap_or_default());
-                }
-                if ordinal + 1 == cuts.len() {
-                    passage.add_text(self.fields.card_of, &document.id);
-                    passage.add_bytes(self.fields.card, &serde_json::to_vec(&new).unwrap_or_default());
-                }
-                writer.add_document(passage).map_err(doing("add a passage"))?;
-            }
-            Ok(())
-        })?;
-        self.pending().insert(document.id.clone(), Some(new));
+        self.replace(new, pages, |adding| cuts.into_iter().try_for_each(|cut| adding.passage(&document.text[cut])))?;
         Ok(if old.is_some() { Change::Updated } else { Change::Added })
     }
 
-    fn passage(&self, document: &Document, ordinal: u64, start: u64, text: &str) -> TantivyDocument {
-        let f = &self.fields;
-        let mut passage = TantivyDocument::new();
-        passage.add_text(f.document, &document.id);
-        passage.add_u64(f.ordinal, ordinal);
-        passage.add_u64(f.start, start);
-        passage.add_text(f.terms, &document.title);
-        passage.add_text(f.terms, text);
-        passage.add_text(f.text, text);
-        passage.add_text(f.title, &document.title);
-        for (name, value) in &document.metadata {
-            passage.add_bytes(f.metadata, &term(name, value));
-        }
-        if let Some(path) = document.path.as_ref().and_then(|p| p.to_str()) {
-            passage.add_text(f.path, path);
-        }
-        passage
+    /// Puts the passages that `add` gives in the place of the document's old ones. The last passage carries `card`, whose
+    /// counts must be those of the passages. When `add` fails the document is gone with the next commit.
+    pub(crate) fn replace<E: From<IndexError>>(
+        &self,
+        card: Card,
+        pages: &[usize],
+        add: impl FnOnce(&mut Adding<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let id = card.id.clone();
+        let done = self.writing(|writer| {
+            let whole = Term::from_field_text(self.fields.document, &id);
+            writer.delete_term(whole.clone());
+            let places = Places::new(card.format, pages);
+            let mut adding = Adding { fields: &self.fields, writer, card: &card, ordinal: 0, start: 0, places, held: None };
+            let done = add(&mut adding).and_then(|()| adding.finish().map_err(E::from));
+            if done.is_err() {
+                writer.delete_term(whole);
+            }
+            Ok(done)
+        })?;
+        self.pending().insert(id, done.is_ok().then_some(card));
+        done
     }
 
     /// Makes what was added durable and visible.
@@ -164,7 +146,7 @@ impl Index {
         self.reader.reload().map_err(doing("open what was committed"))
     }
 
-    fn pending(&self) -> MutexGuard<'_, std::collections::HashMap<String, Option<Card>>> {
+    pub(crate) fn pending(&self) -> MutexGuard<'_, std::collections::HashMap<String, Option<Card>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,23 +178,91 @@ impl Index {
     }
 }
 
+/// A document on its way in, passage by passage.
+pub(crate) struct Adding<'a> {
+    fields: &'a Fields,
+    writer: &'a IndexWriter,
+    card: &'a Card,
+    ordinal: u64,
+    start: u64,
+    places: Places<'a>,
+    /// The last passage is held back until it is known to be the last.
+    held: Option<TantivyDocument>,
+}
+
+impl Adding<'_> {
+    /// Adds the next passage.
+    pub(crate) fn passage(&mut self, text: &str) -> Result<(), IndexError> {
+        let (f, card) = (self.fields, self.card);
+        let mut passage = TantivyDocument::new();
+        passage.add_text(f.document, &card.id);
+        passage.add_u64(f.ordinal, self.ordinal);
+        passage.add_u64(f.start, self.start);
+        passage.add_text(f.terms, &card.title);
+        passage.add_text(f.terms, text);
+        passage.add_text(f.text, text);
+        passage.add_text(f.title, &card.title);
+        for (name, value) in &card.metadata {
+            passage.add_bytes(f.metadata, &term(name, value));
+        }
+        if let Some(path) = card.path.as_ref().and_then(|p| p.to_str()) {
+            passage.add_text(f.path, path);
+        }
+        let place = self.places.next(self.start as usize, text);
+        if place != Place::default() {
+            passage.add_bytes(f.place, &serde_json::to_vec(&place).unwrap_or_default());
+        }
+        self.ordinal += 1;
+        self.start += text.len() as u64;
+        match self.held.replace(passage) {
+            Some(before) => self.add(before),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), IndexError> {
+        let Some(mut last) = self.held.take() else { return Ok(()) };
+        last.add_text(self.fields.card_of, &self.card.id);
+        last.add_bytes(self.fields.card, &serde_json::to_vec(self.card).unwrap_or_default());
+        self.add(last)
+    }
+
+    fn add(&self, passage: TantivyDocument) -> Result<(), IndexError> {
+        self.writer.add_document(passage).map(|_| ()).map_err(doing("add a passage"))
+    }
+}
+
 /// Where the passages of a text are found, told from one to the next.
-pub(crate) struct Places {
+struct Places<'a> {
     format: Format,
+    pages: &'a [usize],
     line: u64,
     heading: Option<String>,
 }
 
-impl Places {
-    pub(crate) fn new(format: Format) -> Self {
-        Self { format, line: 1, heading: None }
+impl<'a> Places<'a> {
+    fn new(format: Format, pages: &'a [usize]) -> Self {
+        Self { format, pages, line: 1, heading: None }
     }
 
-    /// The place of the next passage.
-    pub(crate) fn next(&mut self, text: &str) -> Option<Place> {
-        let mut place = Place { line: Some(self.line), heading: self.heading.clone(), ..Place::default() };
-        self.line += memchr::memchr_iter(b'\n', text.as_bytes()).count() as u64;
-        if self.format == Format::Markdown {
+    /// The place of the next passage: its page where there are pages, its heading where there are headings, and its line
+    /// where the text is the file.
+    fn next(&mut self, start: usize, text: &str) -> Place {
+        let mut place = Place::default();
+        // White space before the first word belongs to no line of its own.
+        let words = text.len() - text.trim_start().len();
+        let lines = |text: &str| memchr::memchr_iter(b'\n', text.as_bytes()).count() as u64;
+        match self.format {
+            Format::Pdf => {
+                let page = self.pages.partition_point(|&begin| begin <= start + words);
+                place.page = u32::try_from(page).ok().filter(|&page| page > 0);
+            }
+            Format::Html | Format::Docx | Format::Epub => {}
+            _ => place.line = Some(self.line + lines(&text[..words])),
+        }
+        self.line += lines(text);
+        if matches!(self.format, Format::Markdown | Format::Html | Format::Docx | Format::Epub) {
+            place.heading.clone_from(&self.heading);
             let mut leading = true;
             for line in text.lines() {
                 if heading_level(line).is_some() {
@@ -226,6 +276,6 @@ impl Places {
                 }
             }
         }
-        Some(place)
+        place
     }
 }

@@ -14,9 +14,23 @@ use super::{Extracted, text};
 use crate::{Format, Unread};
 
 pub(super) fn extract(bytes: Vec<u8>) -> Result<Extracted, Unread> {
-    let source = text::decode(bytes)?;
+    let declared = declared(&bytes);
+    let (source, _) = text::decode(bytes, declared)?;
     let (title, text) = readable(&source);
-    Ok(Extracted { format: Format::Html, title, text, decoded: false })
+    Ok(Extracted { title, ..Extracted::new(Format::Html, text) })
+}
+
+/// The encoding that a page names within its first kilobyte.
+fn declared(bytes: &[u8]) -> Option<&'static encoding_rs::Encoding> {
+    let head = bytes[..bytes.len().min(1024)].to_ascii_lowercase();
+    let after = memchr::memmem::find(&head, b"charset=")? + b"charset=".len();
+    let label: Vec<u8> = head[after..]
+        .iter()
+        .copied()
+        .skip_while(|b| matches!(b, b'"' | b'\'' | b' '))
+        .take_while(|b| !b"\"' />;".contains(b))
+        .collect();
+    encoding_rs::Encoding::for_label(&label)
 }
 
 /// Title and readable text.
@@ -253,6 +267,12 @@ mod tests {
         );
         assert_eq!(title.as_deref(), Some("A & B C"));
         assert_eq!(text, "Home\n\n# Head line\n\nOne two\nthree é🍎\n\n- first\n- second\n\na | b\nc | d\n\nx\n  y\n\nend\n");
+    }
+
+    #[test]
+    fn a_page_may_name_its_encoding() {
+        let (bytes, _, _) = encoding_rs::KOI8_R.encode("<meta http-equiv=Content-Type content='text/html; charset=koi8-r'><p>да");
+        assert_eq!(extract(bytes.into_owned()).expect("read").text, "да\n");
     }
 
     #[test]

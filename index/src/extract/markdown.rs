@@ -5,13 +5,12 @@ use crate::passage::heading_level;
 use crate::{Format, Unread};
 
 pub(super) fn extract(bytes: Vec<u8>) -> Result<Extracted, Unread> {
-    let text = text::decode(bytes)?;
-    let title = title(&text);
-    Ok(Extracted { format: Format::Markdown, title, text, decoded: false })
+    let (text, decoded) = text::decode(bytes, None)?;
+    Ok(Extracted { title: title(&text), decoded, ..Extracted::new(Format::Markdown, text) })
 }
 
 /// The first heading, marked with `#` or underlined, outside of fenced code.
-fn title(text: &str) -> Option<String> {
+pub(crate) fn title(text: &str) -> Option<String> {
     let mut fence = None;
     let mut above = "";
     for line in text.lines() {
@@ -62,6 +61,6 @@ mod tests {
     fn the_text_is_the_file() {
         let bytes = "# Ü\r\n\r\n  text\t\n".as_bytes().to_vec();
         assert_eq!(extract(bytes.clone()).expect("text").text.into_bytes(), bytes);
-        assert_eq!(extract(vec![b'a', 0xff]), Err(Unread::NotText { at: 1 }));
+        assert!(extract(vec![b'a', 0xff, 0, 1]).is_err());
     }
 }
