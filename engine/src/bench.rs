@@ -70,7 +70,7 @@ pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadB
         rounds,
         threads: reader.threads(),
         isa: reader.model().kernels().isa().to_string(),
-        dtype: "f32".into(),
+        dtype: format!("{:?}", reader.dtype()).to_lowercase(),
         tokens_per_s: read,
         gemm_tokens_per_s: gemm,
         ratio_gemm: read / gemm,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexStatus, IngestReport, Progress};
+use palimpsest_kernels::Dtype;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -21,6 +22,8 @@ pub struct Options {
     pub reader: Option<PathBuf>,
     /// Threads to read with; all processors where `None`.
     pub threads: Option<usize>,
+    /// What the reader's matrices are kept as in memory; f32 where `None`.
+    pub dtype: Option<Dtype>,
     /// Bytes that snapshots may take on disk.
     pub snapshot_budget_bytes: u64,
 }
@@ -29,7 +32,7 @@ impl Options {
     /// Everything by default, in the folder `store`.
     #[must_use]
     pub fn new(store: impl Into<PathBuf>) -> Self {
-        Self { store: store.into(), reader: None, threads: None, snapshot_budget_bytes: 1 << 30 }
+        Self { store: store.into(), reader: None, threads: None, dtype: None, snapshot_budget_bytes: 1 << 30 }
     }
 }
 
@@ -214,7 +217,7 @@ impl Engine {
             Some(folder) => folder.clone(),
             None => default_reader()?,
         };
-        let reader = Reader::open(&folder, &ReaderOptions { threads: self.options.threads })?;
+        let reader = Reader::open(&folder, &ReaderOptions { threads: self.options.threads, dtype: self.options.dtype })?;
         Ok(self.reader.get_or_init(|| reader))
     }
 }

@@ -198,11 +198,14 @@ pub struct Scratch {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    raw: Vec<f32>,
+    raw_q: Vec<f32>,
+    raw_k: Vec<f32>,
+    raw_v: Vec<f32>,
     b: Vec<f32>,
     w: Vec<f32>,
     g: Vec<f32>,
-    low: Vec<f32>,
+    decay_low: Vec<f32>,
+    gate_low: Vec<f32>,
     gate: Vec<f32>,
     out: Vec<f32>,
     mixed: Vec<f32>,
@@ -410,32 +413,27 @@ impl Model {
         let (c, kernels) = (&self.config, &self.kernels);
         let (hk, hv) = (rows * c.key_width(), rows * c.value_width());
         let at = LayerOffsets::of(c, layer);
-        let Scratch { x, normed, q, k, v, raw, b, w, g, low, gate, out, mixed, lens, .. } = scratch;
+        let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, lens, .. } = scratch;
         let x = &mut x[..rows * c.width];
         let normed = sized(normed, rows * c.width);
         kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
 
-        let convolved = |m: &Matrix, taps: &[f32], raw: &mut Vec<f32>, to: &mut [f32], batch: &mut [Sequence<'_>], at: usize| {
-            let raw = sized(raw, to.len());
-            kernels.matmul(normed, m, raw)?;
-            kernels.conv_silu(lens, raw, taps, batch, at, to)
-        };
         let (q, k, v) = (sized(q, hk), sized(k, hk), sized(v, hv));
-        convolved(&block.q, &block.q_taps, raw, q, batch, at.conv_q)?;
-        convolved(&block.k, &block.k_taps, raw, k, batch, at.conv_k)?;
-        convolved(&block.v, &block.v_taps, raw, v, batch, at.conv_v)?;
+        let (raw_q, raw_k, raw_v) = (sized(raw_q, hk), sized(raw_k, hk), sized(raw_v, hv));
+        let (b, w, g) = (sized(b, hk), sized(w, hv), sized(g, hk));
+        let (decay_low, gate_low) = (sized(decay_low, rows * c.decay_rank), sized(gate_low, rows * c.gate_rank));
+        kernels.matmul_each(
+            normed,
+            [&block.q, &block.k, &block.v, &block.b, &block.w, &block.f_down, &block.g_down],
+            [&mut *raw_q, &mut *raw_k, &mut *raw_v, &mut *b, &mut *w, &mut *decay_low, &mut *gate_low],
+        )?;
+        kernels.conv_silu(lens, raw_q, &block.q_taps, batch, at.conv_q, q)?;
+        kernels.conv_silu(lens, raw_k, &block.k_taps, batch, at.conv_k, k)?;
+        kernels.conv_silu(lens, raw_v, &block.v_taps, batch, at.conv_v, v)?;
         kernels.l2_norm(q, c.key_dim)?;
         kernels.l2_norm(k, c.key_dim)?;
-
-        let (b, w) = (sized(b, hk), sized(w, hv));
-        kernels.matmul(normed, &block.b, b)?;
         kernels.sigmoid(b, if c.allow_neg_eigval { 2.0 } else { 1.0 })?;
-        kernels.matmul(normed, &block.w, w)?;
         kernels.sigmoid(w, 1.0)?;
-
-        let g = sized(g, hk);
-        let decay_low = sized(low, rows * c.decay_rank);
-        kernels.matmul(normed, &block.f_down, decay_low)?;
         kernels.matmul(decay_low, &block.f_up, g)?;
         kernels.log_decay(g, &block.a_log, &block.dt_bias)?;
 
@@ -446,8 +444,6 @@ impl Model {
         for row in gate.chunks_exact_mut(c.value_width()) {
             row.copy_from_slice(&block.g_bias);
         }
-        let gate_low = sized(low, rows * c.gate_rank);
-        kernels.matmul(normed, &block.g_down, gate_low)?;
         kernels.matmul_add(gate_low, &block.g_up, gate)?;
         let mixed = sized(mixed, hv);
         kernels.gated_rms_norm(out, gate, &block.o_norm, c.norm_eps, c.output_gate, mixed)?;
@@ -463,8 +459,7 @@ impl Model {
         kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
         let n = rows * c.hidden;
         let (gate, up, hidden) = (sized(hidden_gate, n), sized(hidden_up, n), sized(hidden, n));
-        kernels.matmul(normed, &block.gate, gate)?;
-        kernels.matmul(normed, &block.up, up)?;
+        kernels.matmul_each(normed, [&block.gate, &block.up], [&mut *gate, &mut *up])?;
         kernels.swiglu(gate, up, hidden)?;
         Ok(kernels.matmul_add(hidden, &block.down, x)?)
     }

@@ -23,6 +23,8 @@ pub const STATE_FORMAT: u32 = 1;
 pub struct ReaderOptions {
     /// Threads to read with; all processors where `None`.
     pub threads: Option<usize>,
+    /// What matrices are kept as in memory; f32 where `None`: exact for every storage type.
+    pub dtype: Option<Dtype>,
 }
 
 /// A reader ready to read: network, tokenizer and form of prompts, with the fingerprint that its snapshots carry.
@@ -30,6 +32,7 @@ pub struct Reader {
     folder: PathBuf,
     dialect: Dialect,
     model: Model,
+    dtype: Dtype,
     prompt: Prompt,
     fingerprint: Fingerprint,
     threads: rayon::ThreadPool,
@@ -43,7 +46,7 @@ impl Reader {
     /// [`Error::Reader`] naming file and tensor; [`Error::Kernel`] when `PALIMPSEST_ISA` asks for what this processor lacks.
     pub fn open(folder: &Path, options: &ReaderOptions) -> Result<Self> {
         let kernels = Kernels::detect()?;
-        let dtype = Dtype::F32;
+        let dtype = options.dtype.unwrap_or(Dtype::F32);
         let checkpoint = Checkpoint::open(folder)?;
         let prompt = Prompt::open(folder, checkpoint.config().vocabulary)?;
         let threads = rayon::ThreadPoolBuilder::new()
@@ -62,6 +65,7 @@ impl Reader {
             folder: folder.to_path_buf(),
             dialect: checkpoint.dialect(),
             model,
+            dtype,
             prompt,
             fingerprint,
             threads,
@@ -79,6 +83,12 @@ impl Reader {
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// What its matrices are kept as in memory.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// The network.

@@ -57,6 +57,27 @@ pub(crate) struct ReaderArgs {
     /// Threads to read with [default: all processors]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// What its matrices are kept as in memory [default: f32]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<Dtype>,
+}
+
+/// What matrices are kept as in memory.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Dtype {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl From<Dtype> for palimpsest_engine::kernels::Dtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::Int8 => Self::Int8,
+        }
+    }
 }
 
 #[derive(ClapArgs)]

@@ -42,6 +42,7 @@ pub(crate) fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<
     if let Some(reader) = reader {
         options.reader.clone_from(&reader.model);
         options.threads = reader.threads;
+        options.dtype = reader.dtype.map(Into::into);
     }
     Engine::open(options)
 }
@@ -51,7 +52,7 @@ fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
         Some(folder) => folder.clone(),
         None => default_reader()?,
     };
-    Reader::open(&folder, &ReaderOptions { threads: args.threads })
+    Reader::open(&folder, &ReaderOptions { threads: args.threads, dtype: args.dtype.map(Into::into) })
 }
 
 fn ingest_into(engine: &Engine, paths: &[PathBuf]) -> Result<index::IngestReport> {
