@@ -81,6 +81,14 @@ pub enum Format {
     JsonLines,
 }
 
+impl Format {
+    /// Whether the text is the file byte for byte, when that is UTF-8.
+    #[must_use]
+    pub fn is_the_file(self) -> bool {
+        matches!(self, Self::Text | Self::Markdown | Self::Code | Self::Csv | Self::JsonLines)
+    }
+}
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -109,6 +109,12 @@ pub enum Unread {
     /// It was written to while it was read.
     #[error("it changed while it was read: ingest it again")]
     Changed,
+    /// A record lacks a field that its map names.
+    #[error("it has no field {name:?}, which the field map names")]
+    Field {
+        /// The field.
+        name: String,
+    },
     /// A path without a name in Unicode.
     #[error("its path is not Unicode")]
     Path,

@@ -13,11 +13,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::card::{FileStamp, cards, read_card};
-use crate::extract::{extract, format_of};
+use crate::card::{Card, FileStamp, cards, read_card};
+use crate::document::hex;
+use crate::extract::{extract, format_of, markdown_title};
 use crate::open::canonical;
+use crate::stream::{self, Stop};
 use crate::{Change, Document, Format, Index, IndexError, Unread};
 
 /// A file touched less than this before it was read may be touched again within the same instant of its clock.
@@ -28,6 +31,12 @@ const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 /// Between two commits: what a kill can cost.
 const COMMIT_EVERY: Duration = Duration::from_secs(20);
+
+/// Texts that are their file are read in blocks above this.
+const STREAM_BYTES: u64 = 4 << 20;
+
+/// Longest file that is read whole, as every other format is.
+const WHOLE_BYTES: u64 = 256 << 20;
 
 /// How far an ingest is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -261,10 +270,25 @@ impl Run<'_> {
 
     /// Reads a file and adds what it says, unless it is as it was.
     fn bring_in(&self, job: &Job) -> Result<Result<Change, Unread>, IndexError> {
+        if matches!(job.format, Format::Csv | Format::JsonLines) && self.has_records(&job.id)? {
+            return Ok(Ok(Change::Unchanged));
+        }
         let old = self.index.latest(&job.id)?.and_then(|card| card.file);
         let modified_ns = job.modified.and_then(settled);
         if old.as_ref().is_some_and(|o| o.bytes == job.bytes && modified_ns.is_some() && o.modified_ns == modified_ns) {
             return Ok(Ok(Change::Unchanged));
+        }
+        if job.format.is_the_file() && job.bytes > STREAM_BYTES {
+            match self.stream(job, old.as_ref(), modified_ns) {
+                Ok(change) => return Ok(Ok(change)),
+                Err(Stop::Index(error)) => return Err(error),
+                // Another encoding has to be decoded whole.
+                Err(Stop::File(Unread::NotText { .. })) => {}
+                Err(Stop::File(reason)) => return Ok(Err(reason)),
+            }
+        }
+        if job.bytes > WHOLE_BYTES {
+            return Ok(Err(Unread::TooLarge { bytes: job.bytes, limit: WHOLE_BYTES }));
         }
         let bytes = match read(&job.path) {
             Ok(bytes) => bytes,
@@ -284,6 +308,53 @@ impl Run<'_> {
         document.format = extracted.format;
         document.decoded = extracted.decoded;
         Ok(Ok(self.index.put(&document, Some(file), &extracted.pages)?))
+    }
+
+    /// Whether the file's records are documents, so that the file itself is none.
+    fn has_records(&self, id: &str) -> Result<bool, IndexError> {
+        Ok(!cards(&self.index.reader.searcher(), &self.index.fields, &format!("{id}#"))?.is_empty())
+    }
+
+    /// Brings in a text of any length, reading it twice: once for what its card says, once for its passages.
+    fn stream(&self, job: &Job, old: Option<&FileStamp>, modified_ns: Option<u64>) -> Result<Change, Stop> {
+        let bounds = self.index.settings.bounds();
+        let open = || File::open(&job.path).map_err(Unread::from);
+        let (mut content, mut text, mut passages, mut bytes) = (blake3::Hasher::new(), Sha256::new(), 0u32, 0u64);
+        let mut title = None;
+        stream::passages(open()?, bounds, |passage| {
+            content.update(passage.as_bytes());
+            text.update(passage.as_bytes());
+            if passages == 0 && job.format == Format::Markdown {
+                title = markdown_title(passage);
+            }
+            passages += 1;
+            bytes += passage.len() as u64;
+            Ok(())
+        })?;
+        let blake3 = content.finalize();
+        if old.is_some_and(|o| o.blake3 == *blake3.to_hex()) {
+            return Ok(Change::Unchanged);
+        }
+        let mut document = Document::new(&job.id, title.unwrap_or_else(|| job.stem()), "");
+        document.path = Some(job.path.clone());
+        document.format = job.format;
+        let card = Card {
+            text_bytes: bytes,
+            passages,
+            text_sha256: hex(&text.finalize()),
+            file: Some(FileStamp { bytes, modified_ns, blake3: blake3.to_hex().to_string() }),
+            ..Card::of(&document)
+        };
+        let known = self.index.latest(&job.id)?.is_some();
+        self.index.replace(card, &[], |adding| {
+            let mut again = blake3::Hasher::new();
+            stream::passages(open()?, bounds, |passage| {
+                again.update(passage.as_bytes());
+                Ok(adding.passage(passage)?)
+            })?;
+            if again.finalize() == blake3 { Ok(()) } else { Err(Stop::File(Unread::Changed)) }
+        })?;
+        Ok(if known { Change::Updated } else { Change::Added })
     }
 
     /// Counts a file, reports, and commits when it is time.
@@ -333,8 +404,14 @@ impl Run<'_> {
             for (id, address) in cards(&searcher, &self.index.fields, &below)? {
                 let unseen = !walk.seen.contains(&walk.hasher.hash_one(&id));
                 let listed = !walk.unlisted.iter().any(|folder| Path::new(&id).starts_with(folder));
-                // A text of an app may be called like a file; only files go with their file.
-                if unseen && listed && read_card(&searcher, &self.index.fields, address)?.file.is_some() {
+                if !unseen || !listed {
+                    continue;
+                }
+                // A text of an app may be called like a file; only files go with their file, and records with theirs.
+                let card = read_card(&searcher, &self.index.fields, address)?;
+                let record_of = card.path.as_ref().and_then(|p| p.to_str()).filter(|path| *path != id);
+                let file_unseen = record_of.is_some_and(|path| !walk.seen.contains(&walk.hasher.hash_one(path)));
+                if card.file.is_some() || file_unseen {
                     gone.insert(id);
                 }
             }

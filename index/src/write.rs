@@ -8,6 +8,7 @@ use std::sync::{MutexGuard, PoisonError, RwLockReadGuard};
 
 use sha2::{Digest, Sha256};
 use tantivy::directory::error::LockError;
+use tantivy::indexer::LogMergePolicy;
 use tantivy::{IndexWriter, TantivyDocument, TantivyError, Term};
 
 use crate::card::{Card, FileStamp, card};
@@ -24,6 +25,9 @@ pub const ID_BYTES: usize = 4_096;
 
 /// Memory in which tantivy gathers passages before it writes them, for each of its threads.
 const BUFFER_BYTES: usize = 64 << 20;
+
+/// Share of deleted passages at which a segment is written anew without them.
+const DELETED_RATIO: f32 = 0.15;
 
 /// What adding a document came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,10 +175,14 @@ impl Index {
 
     fn open_writer(&self) -> Result<IndexWriter, IndexError> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-        self.tantivy.writer_with_num_threads(threads, threads * BUFFER_BYTES).map_err(|e| match e {
+        let writer: IndexWriter = self.tantivy.writer_with_num_threads(threads, threads * BUFFER_BYTES).map_err(|e| match e {
             TantivyError::LockFailure(LockError::LockBusy, _) => IndexError::Locked { path: self.place() },
             e => doing("start writing")(e),
-        })
+        })?;
+        let mut policy = LogMergePolicy::default();
+        policy.set_del_docs_ratio_before_merge(DELETED_RATIO);
+        writer.set_merge_policy(Box::new(policy));
+        Ok(writer)
     }
 }
 
