@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::ask::{Answer, AskOptions, ask};
 use crate::error::{Error, Result};
 use crate::read::{Reader, ReaderOptions};
-use crate::store::{Store, StoreEvent, StoreOptions, StoreStats};
+use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
 
 /// How an engine is opened.
 #[derive(Debug, Clone)]
@@ -57,6 +57,23 @@ pub struct Status {
     pub snapshots: StoreStats,
     /// What happened while opening.
     pub notices: Vec<String>,
+}
+
+/// What [`Engine::verify`] found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verified {
+    /// What is wrong with the index; nothing where it is whole.
+    pub index: Option<String>,
+    /// What is wrong with the snapshots.
+    pub snapshots: VerifyReport,
+}
+
+impl Verified {
+    /// Whether everything is as it was written, or was put right.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.index.is_none() && self.snapshots.damaged.len() as u64 <= self.snapshots.repaired
+    }
 }
 
 impl Engine {
@@ -140,7 +157,17 @@ impl Engine {
     /// What happened while opening, for the user.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
-        self.events.iter().map(ToString::to_string).collect()
+        let index = self.index.notices().into_iter().map(|n| n.to_string());
+        index.chain(self.events.iter().map(ToString::to_string)).collect()
+    }
+
+    /// Reads every byte of the store again and compares it with what was written. `repair` removes snapshots that are not
+    /// whole; they are read again when needed.
+    ///
+    /// # Errors
+    /// Those of the store; a damaged index is in the report.
+    pub fn verify(&self, repair: bool) -> Result<Verified> {
+        Ok(Verified { index: self.index.verify().err().map(|e| e.to_string()), snapshots: self.store.verify(repair)? })
     }
 
     /// The folder of the context `name`, whether it exists or not.

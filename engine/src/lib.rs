@@ -32,7 +32,7 @@ mod weights;
 pub use ask::{Answer, AskOptions, Tier, Timings};
 pub use cite::Citation;
 pub use context::{Context, ContextAnswer, ContextStatus};
-pub use engine::{Engine, Options, Status, default_reader, store_name};
+pub use engine::{Engine, Options, Status, Verified, default_reader, store_name};
 pub use error::{Error, Result};
 pub use read::{Reader, ReaderOptions};
 pub use snapshot::{Refusal, Restore};

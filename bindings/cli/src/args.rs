@@ -32,6 +32,8 @@ pub(crate) enum Verb {
     Forget(OneDocument),
     /// What the store holds
     Status(Status),
+    /// Compare every byte of the store with what was written
+    Verify(Verify),
     /// Read one long text, keep it, and ask it
     Context(Context),
     /// Look at a reader
@@ -152,6 +154,15 @@ pub(crate) struct Status {
     /// List the documents
     #[arg(long)]
     pub(crate) documents: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// Remove snapshots that are not whole: they are read again when needed
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[derive(ClapArgs)]

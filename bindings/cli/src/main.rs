@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let json = args.json;
     match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let (code, kind) = exit_code(&error);
             if json {
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Error> {
+fn run(args: Args) -> Result<ExitCode, Error> {
     let out = show::Output { json: args.json };
     match args.verb {
         Verb::Ingest(v) => verbs::ingest(&v, out),
@@ -38,11 +38,13 @@ fn run(args: Args) -> Result<(), Error> {
         Verb::Show(v) => verbs::show(&v, out),
         Verb::Forget(v) => verbs::forget(&v, out),
         Verb::Status(v) => verbs::status(&v, out),
+        Verb::Verify(v) => return verbs::verify(&v, out),
         Verb::Context(v) => contexts::context(&v, out),
         Verb::Model(v) => verbs::model(&v, out),
         Verb::Eval(v) => verbs::eval(&v, out),
         Verb::Bench(v) => verbs::bench(&v, out),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Documented in the README: a script can branch on it.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use palimpsest_engine::checkpoint::Checkpoint;
@@ -106,6 +107,22 @@ pub(crate) fn status(args: &args::Status, out: Output) -> Result<()> {
     let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
     let documents = if args.documents { Some(engine.documents()?) } else { None };
     out.status(&engine.status()?, documents.as_deref())
+}
+
+/// Exit code 5 when something is not as it was written.
+pub(crate) fn verify(args: &args::Verify, out: Output) -> Result<ExitCode> {
+    let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
+    let found = engine.verify(args.repair)?;
+    let mut value = serde_json::to_value(&found).unwrap_or_default();
+    value["whole"] = json!(found.is_whole());
+    value["notices"] = json!(engine.notices());
+    out.object(value, || {
+        engine.notices().iter().for_each(|n| eprintln!("notice: {n}"));
+        found.index.iter().chain(&found.snapshots.damaged).for_each(|d| println!("damaged: {d}"));
+        let (entries, bytes) = (found.snapshots.entries, found.snapshots.bytes);
+        println!("{entries} snapshots, {bytes} bytes; {}", if found.is_whole() { "all is whole" } else { "not all is whole" });
+    })?;
+    Ok(if found.is_whole() { ExitCode::SUCCESS } else { ExitCode::from(5) })
 }
 
 pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
