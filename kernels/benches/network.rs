@@ -1,7 +1,7 @@
 //! How fast would a whole reader be: every kernel of every layer, in the order of the network, on random weights?
 //!
 //! ```sh
-//! cargo bench -p palimpsest-kernels --bench network -- [small|medium] [f32|bf16|int8] [threads]
+//! cargo bench -p palimpsest-kernels --bench network -- [small|medium] [f32|bf16|int8] [threads] [8seg]
 //! ```
 //!
 //! Prefill is beside its products alone, decode beside the reading of a buffer as large as the weights; all by turns in one
@@ -172,7 +172,7 @@ fn read(buffer: &[u64]) {
     });
 }
 
-fn measure(name: &str, shape: Shape, dtype: Dtype) {
+fn measure(name: &str, shape: Shape, dtype: Dtype, segments: usize) {
     let kernels = Kernels::detect().expect("an instruction set");
     let network = Network::new(shape, kernels, dtype);
     let (d, hidden) = (network.shape.width, network.shape.hidden);
@@ -184,7 +184,7 @@ fn measure(name: &str, shape: Shape, dtype: Dtype) {
         bytes as f64 / 1e6
     );
 
-    let rows = 8 * SEGMENT;
+    let rows = segments * SEGMENT;
     let (mut states, mut scratch) = (network.states(1), Scratch::new(&network.shape, rows));
     let (input, mut x) = (numbers(rows * d, 1.0), vec![0.0; rows * d]);
     let (from, mut to) = (numbers(rows * hidden.max(d), 1.0), vec![0.0; rows * hidden.max(d)]);
@@ -201,7 +201,7 @@ fn measure(name: &str, shape: Shape, dtype: Dtype) {
     ]);
     let flops = 2.0 * rows as f64 * network.matrices().map(|w| w.rows() * w.cols()).sum::<usize>() as f64;
     println!(
-        "  prefill {:.0} tokens/s; products alone {:.0} ({:.0} GFLOP/s); ratio {:.2}",
+        "  prefill of {rows}: {:.0} tokens/s; products alone {:.0} ({:.0} GFLOP/s); ratio {:.2}",
         rows as f64 / whole,
         rows as f64 / products,
         flops / products / 1e9,
@@ -234,6 +234,7 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let given = |name: &str| words.iter().any(|w| w == name);
     let threads = words.iter().find_map(|w| w.parse().ok()).unwrap_or(0);
+    let segments = words.iter().find_map(|w| w.strip_suffix("seg")?.parse().ok()).unwrap_or(8);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
     for (name, layers, width, heads, hidden, vocabulary) in
         [("small", 12, 384, 6, 1024, 16_384), ("medium", 12, 768, 12, 2048, 32_000)]
@@ -243,7 +244,7 @@ fn main() {
             if (given(name) || any(&["small", "medium"])) && (given(label) || any(&["f32", "bf16", "int8"])) {
                 let gdn2 = Gdn2Shape { heads, value_heads: heads, key_dim: 64, value_dim: 64 };
                 let shape = Shape { layers, width, hidden, vocabulary, gdn2 };
-                pool.install(|| measure(name, shape, dtype));
+                pool.install(|| measure(name, shape, dtype, segments));
             }
         }
     }

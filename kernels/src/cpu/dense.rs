@@ -19,9 +19,9 @@ use crate::matrix::{MAX_WORDS, Matrix, PANEL};
 pub(super) const CHUNK: usize = 512;
 /// Words from one row to the next.
 pub(super) const STRIDE: usize = CHUNK + 16;
-/// Most rows of a block.
-const ROWS: usize = 64;
-/// Words of a block of rows: 132 KiB, a part of the second cache.
+/// Most rows of a block: a segment of 64, in whole tiles of 12.
+const ROWS: usize = 72;
+/// Words of a block of rows: 149 KiB, a part of the second cache.
 const BLOCK: usize = ROWS * STRIDE;
 /// Rows behind a block that a tile may look at.
 const BEHIND: usize = 32;
@@ -266,7 +266,8 @@ unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: 
         let mut r = 0;
         while r < block.rows {
             let rows = block.rows - r;
-            r += if R >= 12 && rows >= 12 {
+            // 16 rows are two tiles of 8 rather than 12 and 4.
+            r += if R >= 12 && rows >= 12 && rows != 16 {
                 tile::<V, D, 12, W>(job, block, first, r, column)
             } else if R >= 8 && rows >= 8 {
                 tile::<V, D, 8, W>(job, block, first, r, column)
