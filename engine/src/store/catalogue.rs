@@ -6,7 +6,7 @@
 //! a word). The seal is broken before the first slot changes, so a sealed catalogue is never out of date; without a seal the
 //! slots are looked at instead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,10 @@ use super::slabs::{self, Place};
 use crate::snapshot::{Fingerprint, SnapshotKey};
 
 const SEAL_HEAD: &str = "palimpsest catalogue 1 ";
-const ROW_BYTES: usize = 89;
+const ROW_BYTES: usize = 51;
+const KEY_BYTES: usize = 32;
+/// Rows that share a value, about: sled takes twice its rows' bytes for values of one row each.
+const GROUP_ROWS: usize = 128;
 /// A catalogue of more than this is written anew once it is also four times what its rows hold.
 const TIDY_BYTES: u64 = 4 << 20;
 
@@ -36,6 +39,7 @@ pub(super) struct Rows {
     pub(super) ghosts: Vec<([u8; 16], Ghost)>,
     pub(super) clock: f64,
     pub(super) seq: u64,
+    group_bits: u32,
 }
 
 pub(super) struct Catalogue {
@@ -45,11 +49,16 @@ pub(super) struct Catalogue {
     /// What lies in the folder is of no use: the next writing begins anew.
     stale: bool,
     bytes: u64,
+    /// Rows are grouped by so many bits of their keys.
+    group_bits: u32,
+    /// So many rows were too many for the bytes it may take.
+    too_many: usize,
 }
 
 impl Catalogue {
     pub(super) fn new(store: &Path) -> Self {
-        Self { folder: store.join("catalogue"), seal: store.join("catalogue.seal"), sealed: false, stale: true, bytes: 0 }
+        let (folder, seal) = (store.join("catalogue"), store.join("catalogue.seal"));
+        Self { folder, seal, sealed: false, stale: true, bytes: 0, group_bits: 0, too_many: usize::MAX }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -87,7 +96,7 @@ impl Catalogue {
         }
         match with_sled(&self.folder, read_rows) {
             Ok(rows) => {
-                self.stale = false;
+                (self.stale, self.group_bits) = (false, rows.group_bits);
                 // Only the next opening would be slower for it.
                 let _ = self.put_seal();
                 Loaded::Whole(Box::new(rows))
@@ -116,29 +125,43 @@ impl Catalogue {
 
     /// Brings the rows of all that changed up to date and seals them. A catalogue beyond `at_most_bytes` is dropped.
     pub(super) fn write(&mut self, ledger: &mut Ledger, at_most_bytes: u64) -> Result<(), String> {
-        if self.sealed && ledger.changed.is_empty() {
+        if self.sealed && ledger.changed.is_empty() || ledger.len() > self.too_many / 4 * 3 {
             return Ok(());
         }
-        let live = (ledger.len() as u64 + 1) * (ROW_BYTES + 32) as u64;
-        if self.bytes > TIDY_BYTES && self.bytes > 4 * live {
+        let live = (ledger.len() + 1) * (KEY_BYTES + ROW_BYTES);
+        let rows_a_group = ledger.len() >> self.group_bits;
+        let uneven = rows_a_group > 2 * GROUP_ROWS || (rows_a_group < GROUP_ROWS / 4 && self.group_bits > 0);
+        if uneven || (self.bytes > TIDY_BYTES && self.bytes > 4 * live as u64) {
+            self.stale = true;
+        }
+        self.write_once(ledger)?;
+        if self.bytes > at_most_bytes {
+            // Without what sled keeps of earlier rows it may fit.
+            self.stale = true;
+            self.write_once(ledger)?;
+        }
+        if self.bytes > at_most_bytes {
+            self.too_many = ledger.len();
             self.discard();
         }
+        Ok(())
+    }
+
+    fn write_once(&mut self, ledger: &mut Ledger) -> Result<(), String> {
         self.unseal().map_err(|e| format!("its seal cannot be taken off: {e}"))?;
-        if self.stale {
+        let all = self.stale;
+        if all {
             match std::fs::remove_dir_all(&self.folder) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(format!("it cannot be removed: {e}")),
-                _ => {}
+                _ => self.group_bits = (ledger.len() / GROUP_ROWS).checked_ilog2().unwrap_or(0).min(16),
             }
         }
         let changed = std::mem::take(&mut ledger.changed);
-        let all = self.stale;
+        let bits = self.group_bits;
         self.stale = true;
-        with_sled(&self.folder, |db| write_rows(db, ledger, &changed, all))?;
+        with_sled(&self.folder, |db| write_rows(db, ledger, &changed, bits, all))?;
         self.put_seal().map_err(|e| format!("it cannot be sealed: {e}"))?;
         self.stale = false;
-        if self.bytes > at_most_bytes {
-            self.discard();
-        }
         Ok(())
     }
 
@@ -216,10 +239,14 @@ fn sentence(e: &sled::Error) -> String {
 
 fn read_rows(db: &sled::Db) -> sled::Result<Rows> {
     let mut rows = Rows::default();
+    let mut readers = Vec::new();
+    for row in &db.open_tree("readers")? {
+        readers.push(Fingerprint(row?.1.first_chunk().copied().unwrap_or_default()));
+    }
     for row in &db.open_tree("entries")? {
-        let (key, value) = row?;
-        if let (Ok(key), Ok(value)) = (<[u8; 32]>::try_from(&*key), <[u8; ROW_BYTES]>::try_from(&*value)) {
-            rows.entries.push((SnapshotKey(key), decode_row(&value)));
+        for row in row?.1.chunks_exact(KEY_BYTES + ROW_BYTES) {
+            let Some((key, row)) = row.split_first_chunk::<KEY_BYTES>() else { continue };
+            rows.entries.extend(decode_row(row, &readers).map(|entry| (SnapshotKey(*key), entry)));
         }
     }
     // The position comes first in a key, so that ghosts come back in their order.
@@ -228,6 +255,9 @@ fn read_rows(db: &sled::Db) -> sled::Result<Rows> {
         if let Some(name) = key.last_chunk::<16>() {
             rows.ghosts.push((*name, if value.first() == Some(&1) { Ghost::Evicted } else { Ghost::Offered }));
         }
+    }
+    if let Some(bits) = db.get("group bits")?.and_then(|v| Some(u32::from_le_bytes(*v.first_chunk()?))) {
+        rows.group_bits = bits.min(16);
     }
     if let Some(clock) = db.get("clock")?.and_then(|v| Some(f64::from_le_bytes(*v.first_chunk()?))) {
         rows.clock = clock;
@@ -238,21 +268,39 @@ fn read_rows(db: &sled::Db) -> sled::Result<Rows> {
     Ok(rows)
 }
 
-fn write_rows(db: &sled::Db, ledger: &Ledger, changed: &BTreeSet<SnapshotKey>, all: bool) -> sled::Result<()> {
+fn write_rows(db: &sled::Db, ledger: &Ledger, changed: &BTreeSet<SnapshotKey>, bits: u32, all: bool) -> sled::Result<()> {
+    // Readers by the order in which they came. There are few: each is another reader or another machine.
+    let tree = db.open_tree("readers")?;
+    let mut readers = BTreeMap::new();
+    for row in &tree {
+        let number = readers.len() as u16;
+        readers.insert(Fingerprint(row?.1.first_chunk().copied().unwrap_or_default()), number);
+    }
+    let mut row_of = |entry: &Entry| -> sled::Result<Option<[u8; ROW_BYTES]>> {
+        let next = readers.len() as u16;
+        let number = *readers.entry(entry.fingerprint).or_insert(next);
+        if number == next {
+            tree.insert(number.to_be_bytes(), &entry.fingerprint.0)?;
+        }
+        Ok(encode_row(entry, number))
+    };
+    let mut groups: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
+    if !all {
+        groups.extend(changed.iter().map(|key| (group_of(key, bits), Vec::new())));
+    }
+    for (key, entry) in ledger.entries() {
+        let group = group_of(key, bits);
+        let group = if all { Some(groups.entry(group).or_default()) } else { groups.get_mut(&group) };
+        if let Some(group) = group
+            && let Some(row) = row_of(entry)?
+        {
+            group.extend_from_slice(&key.0);
+            group.extend_from_slice(&row);
+        }
+    }
     let entries = db.open_tree("entries")?;
-    if all {
-        for (key, entry) in ledger.entries() {
-            if let Some(row) = encode_row(entry) {
-                entries.insert(key.0, &row[..])?;
-            }
-        }
-    } else {
-        for key in changed {
-            match ledger.get(key).and_then(encode_row) {
-                Some(row) => entries.insert(key.0, &row[..])?,
-                None => entries.remove(key.0)?,
-            };
-        }
+    for (group, rows) in groups {
+        entries.insert(group.to_be_bytes(), rows)?;
     }
     let ghosts = db.open_tree("ghosts")?;
     ghosts.clear()?;
@@ -262,44 +310,49 @@ fn write_rows(db: &sled::Db, ledger: &Ledger, changed: &BTreeSet<SnapshotKey>, a
         key[8..].copy_from_slice(&name);
         ghosts.insert(key, &[u8::from(ghost == Ghost::Evicted)])?;
     }
+    db.insert("group bits", &bits.to_le_bytes())?;
     db.insert("clock", &ledger.clock.to_le_bytes())?;
     db.insert("seq", &ledger.seq.to_le_bytes())?;
     Ok(())
 }
 
-fn encode_row(entry: &Entry) -> Option<[u8; ROW_BYTES]> {
+/// Rows are grouped by the end of their keys: the beginnings are alike where the texts are.
+fn group_of(key: &SnapshotKey, bits: u32) -> u16 {
+    let end = key.0.last_chunk::<2>().copied().map_or(0, u16::from_le_bytes);
+    (u32::from(end) & ((1 << bits) - 1)) as u16
+}
+
+fn encode_row(entry: &Entry, reader: u16) -> Option<[u8; ROW_BYTES]> {
     let place = entry.place?;
     let mut row = [0; ROW_BYTES];
-    row[..32].copy_from_slice(&entry.fingerprint.0);
-    row[32..40].copy_from_slice(&entry.tokens.to_le_bytes());
-    row[40..44].copy_from_slice(&entry.cost_ms.to_le_bytes());
-    row[44..52].copy_from_slice(&entry.bytes.to_le_bytes());
-    row[52..60].copy_from_slice(&place.stride.to_le_bytes());
-    row[60..68].copy_from_slice(&place.slab.to_le_bytes());
-    row[68..72].copy_from_slice(&place.slot.to_le_bytes());
-    row[72..80].copy_from_slice(&entry.priority.to_le_bytes());
-    row[80..88].copy_from_slice(&entry.seq.to_le_bytes());
-    row[88] = u8::from(entry.pinned);
+    row[..8].copy_from_slice(&entry.tokens.to_le_bytes());
+    row[8..16].copy_from_slice(&entry.bytes.to_le_bytes());
+    row[16..24].copy_from_slice(&place.slab.to_le_bytes());
+    row[24..28].copy_from_slice(&place.slot.to_le_bytes());
+    row[28..32].copy_from_slice(&entry.cost_ms.to_le_bytes());
+    row[32..40].copy_from_slice(&entry.priority.to_le_bytes());
+    row[40..48].copy_from_slice(&entry.seq.to_le_bytes());
+    row[48..50].copy_from_slice(&reader.to_le_bytes());
+    row[50] = u8::from(entry.pinned);
     Some(row)
 }
 
-fn decode_row(row: &[u8; ROW_BYTES]) -> Entry {
+fn decode_row(row: &[u8], readers: &[Fingerprint]) -> Option<Entry> {
+    let row = row.first_chunk::<ROW_BYTES>()?;
     let eight = |at: usize| row[at..].first_chunk::<8>().copied().unwrap_or_default();
     let four = |at: usize| row[at..].first_chunk::<4>().copied().unwrap_or_default();
-    Entry {
-        fingerprint: Fingerprint(row.first_chunk().copied().unwrap_or_default()),
-        tokens: u64::from_le_bytes(eight(32)),
-        cost_ms: f32::from_le_bytes(four(40)),
-        bytes: u64::from_le_bytes(eight(44)),
-        place: Some(Place {
-            stride: u64::from_le_bytes(eight(52)),
-            slab: u64::from_le_bytes(eight(60)),
-            slot: u32::from_le_bytes(four(68)),
-        }),
-        pinned: row[88] == 1,
-        priority: f64::from_le_bytes(eight(72)),
-        seq: u64::from_le_bytes(eight(80)),
+    let bytes = u64::from_le_bytes(eight(8));
+    let stride = slabs::stride_of(bytes);
+    Some(Entry {
+        fingerprint: *readers.get(usize::from(u16::from_le_bytes([row[48], row[49]])))?,
+        tokens: u64::from_le_bytes(eight(0)),
+        cost_ms: f32::from_le_bytes(four(28)),
+        bytes,
+        place: Some(Place { stride, slab: u64::from_le_bytes(eight(16)), slot: u32::from_le_bytes(four(24)) }),
+        pinned: row[50] == 1,
+        priority: f64::from_le_bytes(eight(32)),
+        seq: u64::from_le_bytes(eight(40)),
         born: 0,
         held: None,
-    }
+    })
 }
