@@ -211,6 +211,8 @@ impl Index {
 /// The settings of the index that is there, or those of `options`, which are kept.
 fn settings(directory: &Checked, place: &Path, options: &Options) -> Result<Settings, IndexError> {
     let damaged = |what: &str| IndexError::Damaged { path: place.join(settings::FILE), what: what.into() };
+    let gone = |file: &str| IndexError::Damaged { path: place.join(file), what: "it is gone".into() };
+    let exists = tantivy::Index::exists(directory).map_err(|e| opening(place)(e.into()))?;
     if let Some(kept) = read_sealed(directory, place, settings::FILE)? {
         // The format first: another one may have other settings.
         let value: serde_json::Value = serde_json::from_slice(&kept).map_err(|_| damaged("it is no JSON"))?;
@@ -218,14 +220,21 @@ fn settings(directory: &Checked, place: &Path, options: &Options) -> Result<Sett
         if found != settings::FORMAT {
             return Err(IndexError::Version { path: place.to_path_buf(), found, expected: settings::FORMAT });
         }
-        return serde_json::from_value(value).map_err(|_| damaged("a setting is missing"));
+        let settings = serde_json::from_value(value).map_err(|_| damaged("a setting is missing"))?;
+        // A kill while the index was made leaves neither a list of segments nor segments.
+        return if exists || !has_segments(place) { Ok(settings) } else { Err(gone("meta.json")) };
     }
-    if tantivy::Index::exists(directory).map_err(|e| opening(place)(e.into()))? {
-        return Err(damaged("it is gone"));
+    if exists || has_segments(place) {
+        return Err(gone(settings::FILE));
     }
     let settings = Settings::new(options);
     write_sealed(directory, place, settings::FILE, &serde_json::to_vec(&settings).unwrap_or_default())?;
     Ok(settings)
+}
+
+fn has_segments(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "store"))
 }
 
 /// The id of the file at `path`, which may be gone: canonical where it exists, its folder canonical where that does.

@@ -108,7 +108,10 @@ impl Index {
             return Err(doing("commit")(e));
         }
         self.pending().clear();
-        self.reader.reload().map_err(doing("open what was committed"))
+        self.reader.reload().map_err(doing("open what was committed"))?;
+        // Only now does no search here read the files that the commit replaced. Nobody waits for their end.
+        drop(open.garbage_collect_files());
+        Ok(())
     }
 
     /// Removes a document, by its id or by a path to its file, and commits; false when it is not here.
@@ -144,10 +147,16 @@ impl Index {
     /// Commits, lets tantivy tidy up, and gives the lock back.
     pub(crate) fn finish(&self) -> Result<(), IndexError> {
         self.commit()?;
-        let writer = self.writer.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(writer) = writer else { return Ok(()) };
+        let mut slot = self.writer.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = slot.take() else { return Ok(()) };
+        let before = self.reader.searcher().generation().segments().clone();
         writer.wait_merging_threads().map_err(doing("merge its segments"))?;
-        self.reader.reload().map_err(doing("open what was committed"))
+        self.reader.reload().map_err(doing("open what was committed"))?;
+        if *self.reader.searcher().generation().segments() != before {
+            // The files that the merges replaced were still being read when those ended.
+            self.open_writer()?.garbage_collect_files().wait().map_err(doing("remove files that were replaced"))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn pending(&self) -> MutexGuard<'_, std::collections::HashMap<String, Option<Card>>> {
@@ -183,6 +192,17 @@ impl Index {
         policy.set_del_docs_ratio_before_merge(DELETED_RATIO);
         writer.set_merge_policy(Box::new(policy));
         Ok(writer)
+    }
+}
+
+impl Drop for Index {
+    /// Lets the merges end that the last commits began, so that the space of what was forgotten comes back.
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // What is not committed is not kept, and a merge that fails is made again by the next writer.
+            let _ = writer.wait_merging_threads();
+        }
     }
 }
 
