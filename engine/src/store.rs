@@ -19,6 +19,7 @@ mod shelf;
 mod slabs;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -69,6 +70,8 @@ impl Default for StoreOptions {
 pub struct Store {
     shelf: Mutex<Shelf>,
     buffers: Mutex<Vec<Vec<u8>>>,
+    /// Held by a flush until all is on disk: a second one must not return before.
+    flushing: Mutex<()>,
     folder: Option<PathBuf>,
     options: StoreOptions,
     /// Held while the store is open for writing.
@@ -86,10 +89,16 @@ impl Store {
         let lock = if options.read_only { None } else { lock::take(folder, &options, &mut events)? };
         let read_only = lock.is_none();
         let mut shelf = Shelf::new(options.budget_bytes, options.memory_bytes);
-        shelf.load(folder, read_only, &mut events)?;
         let options = StoreOptions { read_only, ..options };
-        let store =
-            Self { shelf: Mutex::new(shelf), buffers: Mutex::default(), folder: Some(folder.to_path_buf()), options, lock };
+        shelf.load(folder, &options, &mut events)?;
+        let store = Self {
+            shelf: Mutex::new(shelf),
+            buffers: Mutex::default(),
+            flushing: Mutex::default(),
+            folder: Some(folder.to_path_buf()),
+            options,
+            lock,
+        };
         Ok((store, events))
     }
 
@@ -99,6 +108,7 @@ impl Store {
         Self {
             shelf: Mutex::new(Shelf::new(budget_bytes, budget_bytes)),
             buffers: Mutex::default(),
+            flushing: Mutex::default(),
             folder: None,
             options: StoreOptions { budget_bytes, ..StoreOptions::default() },
             lock: None,
@@ -170,7 +180,10 @@ impl Store {
                 // It moved, or was evicted and written over, while it was being read.
                 Err(_) if !same => {}
                 Err(refusal) => {
-                    shelf.drop_entry(key);
+                    // A file that is there and cannot be opened now may open later.
+                    if !matches!(refusal, Refusal::Damaged(Damage::Unreadable { .. })) || !path.exists() {
+                        shelf.drop_entry(key);
+                    }
                     return Err(refusal);
                 }
             }
@@ -195,11 +208,16 @@ impl Store {
                 }
                 Snapshot::decode(&buffer, fingerprint, key)
             }),
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
+                let found_bytes = path.metadata().map_or(0, |m| m.len());
+                Err(Damage::Length { expected_bytes: place.offset() + ENVELOPE_BYTES as u64 + bytes, found_bytes }.into())
+            }
             Err(e) => Err(Damage::Unreadable { path: path.display().to_string(), reason: e.to_string() }.into()),
         };
         self.give_back(buffer);
         match decoded {
-            Err(Refusal::OtherText { .. }) => Err(Damage::Unusable("its slot holds another snapshot").into()),
+            // Another process, which has the store, gave its slot away; or power was lost before the catalogue knew.
+            Err(Refusal::OtherText { .. }) => Err(Refusal::Evicted),
             decoded => decoded,
         }
     }
@@ -277,12 +295,12 @@ impl Store {
         entry.held = exact.then(|| Arc::new(data.to_vec()));
         let written = slabs::write_slot(&path, &place, buffer, self.options.durable);
         let mut shelf = self.shelf();
+        // A flush may have sealed the catalogue in the meantime.
+        let written = written.map_err(|e| StoreError::io("write", &path, e)).and_then(|()| shelf.begin_change());
         if let Err(e) = written {
             shelf.abandon(&place);
-            return Err(StoreError::io("write", &path, e));
+            return Err(e);
         }
-        // A flush may have sealed the catalogue in the meantime.
-        shelf.begin_change()?;
         shelf.publish(*key, entry, path);
         Ok(())
     }
@@ -373,6 +391,7 @@ impl Store {
         if self.folder.is_none() || self.options.read_only {
             return Ok(());
         }
+        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let (files, folder) = self.shelf().take_dirty();
         let synced = files.iter().try_for_each(|path| slabs::sync_file(path).map_err(|e| StoreError::io("flush", path, e)));
         let synced = synced.and_then(|()| match &folder {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::catalogue::{Catalogue, Loaded};
 use super::ledger::{Entry, Ghost, Ledger};
 use super::slabs::{self, Place, Shrunk, Slabs};
-use super::{Misses, StoreError, StoreEvent};
+use super::{Misses, StoreError, StoreEvent, StoreOptions};
 use crate::snapshot::{Fingerprint, Refusal, SnapshotKey};
 
 /// Lock, seal and the folders themselves.
@@ -35,6 +35,8 @@ pub(super) struct Disk {
     /// Files written since the last flush.
     pub(super) dirty: BTreeSet<PathBuf>,
     pub(super) read_only: bool,
+    /// Every writing of a slot reaches the disk at once, so none is left to flush.
+    durable: bool,
     /// What earlier openings set aside.
     set_aside_bytes: u64,
 }
@@ -137,11 +139,13 @@ impl Shelf {
     fn shrink(&mut self, except: Option<u64>) -> Result<bool, StoreError> {
         let Some(disk) = &mut self.disk else { return Ok(false) };
         for stride in disk.slabs.with_holes(except) {
-            match disk.slabs.shrink(stride) {
+            match disk.slabs.shrink(stride, disk.durable) {
                 Ok(Shrunk::Nothing) => {}
                 Ok(Shrunk::Shorter) => return Ok(true),
                 Ok(Shrunk::Moved(key, place)) => {
-                    disk.dirty.insert(disk.slabs.path(&place));
+                    if !disk.durable {
+                        disk.dirty.insert(disk.slabs.path(&place));
+                    }
                     self.ledger.set_place(&key, place);
                     return Ok(true);
                 }
@@ -210,7 +214,9 @@ impl Shelf {
     pub(super) fn publish(&mut self, key: SnapshotKey, entry: Entry, path: PathBuf) {
         if let (Some(disk), Some(place)) = (&mut self.disk, entry.place) {
             disk.slabs.publish(&place, key);
-            disk.dirty.insert(path);
+            if !disk.durable {
+                disk.dirty.insert(path);
+            }
         }
         self.ledger.insert(key, entry);
         self.ledger.release_down_to(self.memory_bytes);
@@ -243,7 +249,8 @@ impl Shelf {
     }
 
     /// Takes up the store in `folder`.
-    pub(super) fn load(&mut self, folder: &Path, read_only: bool, events: &mut Vec<StoreEvent>) -> Result<(), StoreError> {
+    pub(super) fn load(&mut self, folder: &Path, options: &StoreOptions, events: &mut Vec<StoreEvent>) -> Result<(), StoreError> {
+        let StoreOptions { read_only, durable, .. } = *options;
         let slots = folder.join("slots");
         let mut catalogue = Catalogue::new(folder);
         let aside = folder.join("catalogue.set-aside");
@@ -252,7 +259,7 @@ impl Shelf {
         }
         let slabs = Slabs::open(&slots).map_err(|e| StoreError::io("list", &slots, e))?;
         let loaded = if read_only { Loaded::Absent } else { catalogue.load() };
-        let mut disk = Disk { slabs, catalogue, dirty: BTreeSet::new(), read_only, set_aside_bytes: 0 };
+        let mut disk = Disk { slabs, catalogue, dirty: BTreeSet::new(), read_only, durable, set_aside_bytes: 0 };
         match loaded {
             Loaded::Whole(rows) => {
                 // Of no more use: the last opening told of it.

@@ -94,7 +94,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         u64::from(self.slot).saturating_mul(self.stride)
     }
 }
@@ -176,12 +176,16 @@ impl Slabs {
             let file = file?;
             let Some((slab, stride)) = file.file_name().to_str().and_then(parse_name) else { continue };
             let length = file.metadata()?.len();
-            let slots = length.div_ceil(stride).min(u64::from(u32::MAX));
+            slabs.next = slabs.next.max(slab.saturating_add(1));
+            slabs.bytes = slabs.bytes.saturating_add(blocks(length));
+            let slots = length.div_ceil(stride);
+            if slots > slots_per_slab(stride) {
+                // None of ours: it is counted and left alone.
+                continue;
+            }
             let class = slabs.classes.entry(stride).or_default();
             class.slabs.insert(slab, vec![Use::Free; slots as usize]);
             class.free.extend((0..slots as u32).map(|slot| (slab, slot)));
-            slabs.next = slabs.next.max(slab.saturating_add(1));
-            slabs.bytes = slabs.bytes.saturating_add(blocks(length));
         }
         Ok(slabs)
     }
@@ -267,7 +271,7 @@ impl Slabs {
     }
 
     /// Makes the files of `stride` one slot shorter: the last slot moves into a free one.
-    pub(super) fn shrink(&mut self, stride: u64) -> io::Result<Shrunk> {
+    pub(super) fn shrink(&mut self, stride: u64, durable: bool) -> io::Result<Shrunk> {
         let Some((slab, slots)) = self.classes.get(&stride).and_then(|c| c.slabs.last_key_value()) else {
             return Ok(Shrunk::Nothing);
         };
@@ -278,7 +282,7 @@ impl Slabs {
             Some(Use::Kept(key)) => {
                 let key = *key;
                 let Some(hole) = self.reuse(stride) else { return Ok(Shrunk::Nothing) };
-                let copied = self.read_slot(&last).and_then(|bytes| write_slot(&self.path(&hole), &hole, &bytes, false));
+                let copied = self.read_slot(&last).and_then(|bytes| write_slot(&self.path(&hole), &hole, &bytes, durable));
                 if let Err(e) = copied {
                     self.release(&hole);
                     return Err(e);
