@@ -147,7 +147,8 @@ fn shards_are_read_through_their_index() {
         map.extend(part.keys().map(|k| (k.clone(), file.into())));
     }
     std::fs::remove_file(f.path().join("model.safetensors")).expect("removed");
-    std::fs::write(f.path().join("model.safetensors.index.json"), serde_json::json!({ "weight_map": map }).to_string()).expect("index");
+    std::fs::write(f.path().join("model.safetensors.index.json"), serde_json::json!({ "weight_map": map }).to_string())
+        .expect("index");
     let whole = Checkpoint::open(f.path()).expect("shards");
     let name = "model.layers.1.attn.o_norm.weight";
     assert_eq!(whole.tensor(name, &[24]).expect("tensor"), tensors[name].1);

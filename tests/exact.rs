@@ -99,7 +99,9 @@ fn the_fast_network_is_the_plain_one() {
             let mut state = State::empty(model.config());
             let mut logits = Vec::new();
             let mut batch = [Sequence { ids: &ids, state: &mut state }];
-            model.forward(&mut batch, Want::All, &mut Scratch::default(), &mut |_, _, row| logits.extend_from_slice(row)).expect("read");
+            model
+                .forward(&mut batch, Want::All, &mut Scratch::default(), &mut |_, _, row| logits.extend_from_slice(row))
+                .expect("read");
             for (what, got, want) in [("logits", logits.as_slice(), &twin.logits), ("state", state.data(), &twin.state)] {
                 let off: f64 = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                 let norm: f64 = want.iter().map(|b| f64::from(*b).powi(2)).sum();

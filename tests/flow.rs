@@ -115,7 +115,11 @@ fn documents_are_forgotten_and_brought_up_to_date() {
     let folder = tempfile::tempdir().expect("folder");
     let documents: PathBuf = folder.path().join("documents");
     std::fs::create_dir(&documents).expect("folder");
-    let texts = BTreeMap::from([("a.md", "# Apples\n\nApples are red."), ("b.txt", "Pears are green."), ("c.html", "<title>C</title><p>Plums are blue.</p>")]);
+    let texts = BTreeMap::from([
+        ("a.md", "# Apples\n\nApples are red."),
+        ("b.txt", "Pears are green."),
+        ("c.html", "<title>C</title><p>Plums are blue.</p>"),
+    ]);
     for (name, text) in &texts {
         std::fs::write(documents.join(name), text).expect("written");
     }

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use palimpsest::checkpoint::{Checkpoint, Dialect};
-use palimpsest::model::{Sequence, Want};
-use palimpsest::state::{LayerOffsets, State};
 use palimpsest::kernels::{Dtype, Kernels};
 use palimpsest::model::{Model, Scratch};
+use palimpsest::model::{Sequence, Want};
+use palimpsest::state::{LayerOffsets, State};
 use safetensors::SafeTensors;
 
 const BOUND: f64 = 1e-4;
@@ -121,7 +121,10 @@ fn compare(reader: &Path, golden: &Path) -> Result<(), String> {
         ] {
             let error = distance(&got, &want)?;
             if error.is_nan() || error > BOUND {
-                return Err(format!("{what} on {isa} are off by {error:.2e}, the bound is {BOUND:.0e} ({} dialect)", dialect(&checkpoint)));
+                return Err(format!(
+                    "{what} on {isa} are off by {error:.2e}, the bound is {BOUND:.0e} ({} dialect)",
+                    dialect(&checkpoint)
+                ));
             }
         }
     }

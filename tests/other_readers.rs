@@ -20,7 +20,8 @@ fn ask(with_form: Option<&str>) {
     }
     let documents = folder.path().join("documents");
     std::fs::create_dir(&documents).expect("folder");
-    std::fs::write(documents.join("kenya.txt"), "Nairobi is the capital of Kenya. Lake Victoria lies in the west.").expect("text");
+    std::fs::write(documents.join("kenya.txt"), "Nairobi is the capital of Kenya. Lake Victoria lies in the west.")
+        .expect("text");
     let engine = Engine::open(Options { reader: Some(reader), ..Options::new(folder.path().join("store")) }).expect("opens");
     engine.ingest(&[documents], &|_| {}).expect("ingest");
     let options = AskOptions { min_confidence: 0.0, ..AskOptions::default() };
@@ -39,5 +40,7 @@ fn plain_text_without_reader_json() {
 
 #[test]
 fn plain_text_with_a_form_of_its_own() {
-    ask(Some(r#"{"prompt": {"passage": "Lake {passage} of {title}", "question": "Which: {question}", "answer": " Answer", "end": "\n"}}"#));
+    ask(Some(
+        r#"{"prompt": {"passage": "Lake {passage} of {title}", "question": "Which: {question}", "answer": " Answer", "end": "\n"}}"#,
+    ));
 }

@@ -34,9 +34,7 @@ fn bits(reader: &Reader, read: &mut [ReadPassage]) -> Vec<Vec<u32>> {
     let question = reader.prompt().question("What is the capital?").expect("question");
     let mut out: Vec<Vec<u32>> = read.iter().map(|p| p.state.data().iter().map(|x| x.to_bits()).collect()).collect();
     let mut batch: Vec<_> = read.iter_mut().map(|p| Sequence { ids: &question, state: &mut p.state }).collect();
-    reader
-        .forward(&mut batch, Want::Last, &mut |i, _, row| out[i].extend(row.iter().map(|x| x.to_bits())))
-        .expect("asked");
+    reader.forward(&mut batch, Want::Last, &mut |i, _, row| out[i].extend(row.iter().map(|x| x.to_bits()))).expect("asked");
     out
 }
 

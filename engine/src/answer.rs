@@ -135,7 +135,8 @@ impl SpanText {
     /// Of a passage's tokens, those that `allowed` takes.
     #[must_use]
     pub fn of_passage(passage: &PassageTokens, allowed: Allowed) -> Self {
-        let free = passage.ids.iter().zip(&passage.origins).map(|(&id, origin)| if allowed.takes(origin) { id } else { FORBIDDEN });
+        let free =
+            passage.ids.iter().zip(&passage.origins).map(|(&id, origin)| if allowed.takes(origin) { id } else { FORBIDDEN });
         Self::new(free.collect())
     }
 

@@ -93,7 +93,8 @@ impl Products {
         let widest = reader.model().projections().map(|m| m.cols()).max().unwrap_or(0);
         let noise = |n: usize| -> Vec<f32> { pseudo_random().take(n).map(|x| (x % 2001) as f32 / 1000.0 - 1.0).collect() };
         let tensor = |rows: usize, cols: usize| {
-            Tensor::from_vec(noise(rows * cols), (rows, cols), &Device::Cpu).map_err(|e| Error::Input(format!("candle refused: {e}")))
+            Tensor::from_vec(noise(rows * cols), (rows, cols), &Device::Cpu)
+                .map_err(|e| Error::Input(format!("candle refused: {e}")))
         };
         let mut candle_x = Vec::new();
         let mut candle_w = Vec::new();

@@ -141,7 +141,9 @@ impl Checkpoint {
         if found != shape {
             return Err(Error::reader(
                 file,
-                format!("tensor {name} has shape {found:?}, the configuration needs {shape:?}: config.json and weights do not belong together"),
+                format!(
+                    "tensor {name} has shape {found:?}, the configuration needs {shape:?}: config.json and weights do not belong together"
+                ),
             ));
         }
         self.weights.values(name)
@@ -280,7 +282,9 @@ fn detect(folder: &Path, weights: &WeightFiles) -> Result<Dialect> {
     if let Some(name) = weights.names().find(|n| n.contains(".attn.attn.")) {
         return Err(Error::reader(
             folder,
-            format!("tensor {name} is sliding-window attention: a hybrid; only checkpoints that are Gated DeltaNet-2 in every layer are read"),
+            format!(
+                "tensor {name} is sliding-window attention: a hybrid; only checkpoints that are Gated DeltaNet-2 in every layer are read"
+            ),
         ));
     }
     [Dialect::Nvidia, Dialect::Fla].into_iter().find(|d| weights.holds(d.embedding())).ok_or_else(|| {

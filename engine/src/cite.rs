@@ -55,7 +55,10 @@ pub fn cite(index: &Index, hit: &Hit, span: Range<usize>) -> Result<Checked> {
         return Ok(Checked::Withheld(format!("{} is no longer in the index", hit.document)));
     };
     if document.text.get(start as usize..end as usize) != Some(quote) {
-        return Ok(Checked::Withheld(format!("the stored text of {} differs at bytes {start}..{end}: run `palimpsest ingest` again", hit.document)));
+        return Ok(Checked::Withheld(format!(
+            "the stored text of {} differs at bytes {start}..{end}: run `palimpsest ingest` again",
+            hit.document
+        )));
     }
     if let (Some(path), Format::Text | Format::Markdown) = (&document.path, document.format)
         && let Some(reason) = differs(path, start, quote.as_bytes())

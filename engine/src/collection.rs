@@ -96,7 +96,15 @@ pub fn evaluate(
     let documents = index.documents()?.len();
     let store = Store::in_memory(512 << 20);
     let asked = &all[..limit.unwrap_or(all.len()).min(all.len())];
-    let mut sums = Sums { index: &index, reader, store: &store, options, scores: CollectionScores::default(), warm: Vec::new(), cold: Vec::new() };
+    let mut sums = Sums {
+        index: &index,
+        reader,
+        store: &store,
+        options,
+        scores: CollectionScores::default(),
+        warm: Vec::new(),
+        cold: Vec::new(),
+    };
     for (n, q) in asked.iter().enumerate() {
         sums.question(n, q, each)?;
     }

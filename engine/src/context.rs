@@ -103,7 +103,10 @@ impl<'r> Context<'r> {
     /// [`Error::Input`] when the folder already holds a context, or the text is no UTF-8.
     pub fn begin(reader: &'r Reader, folder: &Path, title: &str, source: impl Read) -> Result<Self> {
         if folder.join("log").exists() {
-            return Err(Error::Input(format!("{} already holds a context: drop it first, or choose another name", folder.display())));
+            return Err(Error::Input(format!(
+                "{} already holds a context: drop it first, or choose another name",
+                folder.display()
+            )));
         }
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         let (text_file, log_file) = (folder.join("text"), folder.join("log.part"));
@@ -143,7 +146,9 @@ impl<'r> Context<'r> {
         let log_bytes = fs::metadata(&log).map_err(|_| Error::Input(format!("{} holds no context", folder.display())))?.len();
         let turns_file = folder.join("turns.json");
         let turns: Vec<Turn> = match fs::read(&turns_file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Input(format!("{} is damaged: {e}", turns_file.display())))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| Error::Input(format!("{} is damaged: {e}", turns_file.display())))?
+            }
             Err(_) => Vec::new(),
         };
         let mut context = Self {
@@ -405,7 +410,9 @@ impl<'r> Context<'r> {
         let ids = self.ids()?;
         match self.load(&file, &ids) {
             Ok(state) => self.state = state,
-            Err(reason) => self.notices.push(format!("the kept state of {} was refused and the text is read again: {reason}", self.folder.display())),
+            Err(reason) => self
+                .notices
+                .push(format!("the kept state of {} was refused and the text is read again: {reason}", self.folder.display())),
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexStatus, Inges
 use palimpsest_kernels::Dtype;
 use serde::Serialize;
 
-use crate::context::Context;
 use crate::ask::{Answer, AskOptions, ask};
+use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::read::{Reader, ReaderOptions};
 use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
@@ -177,7 +177,9 @@ impl Engine {
     pub fn context_folder(&self, name: &str) -> Result<PathBuf> {
         let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
         if name.is_empty() || name.starts_with('.') || name.len() > 100 || !name.chars().all(plain) {
-            return Err(Error::Input(format!("{name:?} cannot name a context: letters, digits, '.', '_' and '-', 100 bytes at most")));
+            return Err(Error::Input(format!(
+                "{name:?} cannot name a context: letters, digits, '.', '_' and '-', 100 bytes at most"
+            )));
         }
         Ok(self.options.store.join("contexts").join(name))
     }
@@ -201,8 +203,11 @@ impl Engine {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(Error::io(&folder, e)),
         };
-        let mut names: Vec<String> =
-            entries.flatten().filter(|e| e.path().join("log").exists()).filter_map(|e| e.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter(|e| e.path().join("log").exists())
+            .filter_map(|e| e.file_name().into_string().ok())
+            .collect();
         names.sort();
         Ok(names)
     }

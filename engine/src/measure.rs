@@ -126,8 +126,7 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         let (once, twice) = (after_one_reading(reader, &q.question)?, before_second_reading(reader, &q.question, &passage)?);
         let (mut a, mut b) = (state.clone(), state.clone());
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
-        let mut asked =
-            [Asked { state: &mut a, ids: &once, text: &text }, Asked { state: &mut b, ids: &twice, text: &text }];
+        let mut asked = [Asked { state: &mut a, ids: &once, text: &text }, Asked { state: &mut b, ids: &twice, text: &text }];
         let spans = answer_spans(reader, &mut asked)?;
         let [a, b] = [said(reader, &spans[0], q)?, said(reader, &spans[1], q)?];
         for (sum, said) in [(&mut sum.a, &a), (&mut sum.b, &b)] {

@@ -413,7 +413,8 @@ impl Model {
         let (c, kernels) = (&self.config, &self.kernels);
         let (hk, hv) = (rows * c.key_width(), rows * c.value_width());
         let at = LayerOffsets::of(c, layer);
-        let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, lens, .. } = scratch;
+        let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, lens, .. } =
+            scratch;
         let x = &mut x[..rows * c.width];
         let normed = sized(normed, rows * c.width);
         kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
@@ -468,8 +469,19 @@ impl Model {
 impl Block {
     fn matrices(&self) -> [&Matrix; 13] {
         [
-            &self.q, &self.k, &self.v, &self.b, &self.w, &self.f_down, &self.f_up, &self.g_down, &self.g_up, &self.o, &self.gate,
-            &self.up, &self.down,
+            &self.q,
+            &self.k,
+            &self.v,
+            &self.b,
+            &self.w,
+            &self.f_down,
+            &self.f_up,
+            &self.g_down,
+            &self.g_up,
+            &self.o,
+            &self.gate,
+            &self.up,
+            &self.down,
         ]
     }
 }

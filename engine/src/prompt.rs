@@ -86,7 +86,8 @@ impl Prompt {
     pub fn open(folder: &Path, vocabulary: usize) -> Result<Self> {
         let tokenizer_file = folder.join("tokenizer.json");
         let bytes = std::fs::read(&tokenizer_file).map_err(|e| Error::reader(&tokenizer_file, format!("cannot be read: {e}")))?;
-        let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| Error::reader(&tokenizer_file, format!("is no tokenizer: {e}")))?;
+        let tokenizer =
+            Tokenizer::from_bytes(&bytes).map_err(|e| Error::reader(&tokenizer_file, format!("is no tokenizer: {e}")))?;
         let form_file = folder.join("reader.json");
         let (form, from_file) = if form_file.is_file() {
             let bytes = std::fs::read(&form_file).map_err(|e| Error::io(&form_file, e))?;
@@ -230,7 +231,10 @@ impl Prompt {
                 }
                 Piece::Text(template) => {
                     let (text, places) = substitute(template, values);
-                    let encoding = self.tokenizer.encode(text.as_str(), false).map_err(|e| format!("the tokenizer refused the text: {e}"))?;
+                    let encoding = self
+                        .tokenizer
+                        .encode(text.as_str(), false)
+                        .map_err(|e| format!("the tokenizer refused the text: {e}"))?;
                     ids.extend_from_slice(encoding.get_ids());
                     origins.extend(encoding.get_offsets().iter().map(|&offsets| origin(offsets, &places)));
                 }
@@ -298,7 +302,8 @@ mod tests {
     fn bytes(marks: &[&str]) -> Tokenizer {
         use tokenizers::models::bpe::BPE;
         use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-        let vocab: ahash_map::Map = ByteLevel::alphabet().into_iter().enumerate().map(|(i, c)| (c.to_string(), i as u32)).collect();
+        let vocab: ahash_map::Map =
+            ByteLevel::alphabet().into_iter().enumerate().map(|(i, c)| (c.to_string(), i as u32)).collect();
         let model = BPE::builder().vocab_and_merges(vocab, Vec::new()).build().expect("a vocabulary without merges");
         let mut t = Tokenizer::new(model);
         t.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));

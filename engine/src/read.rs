@@ -138,7 +138,12 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Model::forward`].
-    pub fn forward(&self, batch: &mut [Sequence<'_>], want: Want, sink: &mut (dyn FnMut(usize, usize, &[f32]) + Send)) -> Result<()> {
+    pub fn forward(
+        &self,
+        batch: &mut [Sequence<'_>],
+        want: Want,
+        sink: &mut (dyn FnMut(usize, usize, &[f32]) + Send),
+    ) -> Result<()> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let result = self.threads.install(|| self.model.forward(batch, want, &mut scratch, sink));
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);

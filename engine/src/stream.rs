@@ -30,7 +30,9 @@ pub(crate) fn can_cut(tokenizer: &Tokenizer) -> bool {
         }
     }
     let splits = match tokenizer.get_pre_tokenizer() {
-        Some(PreTokenizerWrapper::Sequence(s)) => s.as_ref().iter().map(plain).collect::<Option<Vec<bool>>>().is_some_and(|v| v.contains(&true)),
+        Some(PreTokenizerWrapper::Sequence(s)) => {
+            s.as_ref().iter().map(plain).collect::<Option<Vec<bool>>>().is_some_and(|v| v.contains(&true))
+        }
         Some(p) => plain(p) == Some(true),
         None => false,
     };
@@ -118,14 +120,18 @@ impl<'t, R: Read> TokenStream<'t, R> {
     fn fill(&mut self, wanted: usize) -> Result<()> {
         while self.pending.len() < wanted && !self.ended {
             let missing = (wanted - self.pending.len()) as u64;
-            let read = (&mut self.source).take(missing).read_to_end(&mut self.pending).map_err(|e| Error::Input(format!("the text cannot be read: {e}")))?;
+            let read = (&mut self.source)
+                .take(missing)
+                .read_to_end(&mut self.pending)
+                .map_err(|e| Error::Input(format!("the text cannot be read: {e}")))?;
             self.ended = read == 0;
         }
         Ok(())
     }
 
     fn encode(&self, text: &str) -> Result<Piece> {
-        let encoding = self.tokenizer.encode(text, false).map_err(|e| Error::Input(format!("the tokenizer refused the text: {e}")))?;
+        let encoding =
+            self.tokenizer.encode(text, false).map_err(|e| Error::Input(format!("the tokenizer refused the text: {e}")))?;
         let ends = encoding.get_offsets().iter().map(|o| o.1).collect();
         Ok(Piece { text: text.to_string(), ids: encoding.get_ids().to_vec(), ends })
     }

@@ -120,7 +120,10 @@ impl WeightFiles {
         let found = self.describe(&scale).map(|(_, shape, _)| shape);
         if found.as_deref() != Some(&[rows]) {
             let found = found.map_or("is missing".into(), |shape| format!("has shape {shape:?}"));
-            return Err(Error::reader(file, format!("tensor {scale} {found}: the int8 tensor {name} of {rows} rows needs one scale a row")));
+            return Err(Error::reader(
+                file,
+                format!("tensor {scale} {found}: the int8 tensor {name} of {rows} rows needs one scale a row"),
+            ));
         }
         let width = data.len().checked_div(rows).unwrap_or(0).max(1);
         let rows = data.chunks(width).zip(self.values(&scale)?);
@@ -143,15 +146,17 @@ fn damaged(path: &Path) -> Error {
 
 fn safetensors(path: &Path) -> Result<Tensors> {
     let bytes = std::fs::read(path).map_err(|e| Error::reader(path, format!("cannot be read: {e}")))?;
-    let tensors = BufferedSafetensors::new(bytes)
-        .map_err(|e| Error::reader(path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again")))?;
+    let tensors = BufferedSafetensors::new(bytes).map_err(|e| {
+        Error::reader(path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again"))
+    })?;
     Ok(Tensors::Safetensors(tensors))
 }
 
 fn pickle(path: &Path) -> Result<Tensors> {
     // candle's reader panics on some damaged files.
     let open = |key: Option<&str>| catch_unwind(AssertUnwindSafe(|| PthTensors::new(path, key))).map_err(|_| damaged(path));
-    let top = open(None)?.map_err(|e| Error::reader(path, format!("is not a whole PyTorch file ({e}): cut short or damaged? Copy it again")))?;
+    let top = open(None)?
+        .map_err(|e| Error::reader(path, format!("is not a whole PyTorch file ({e}): cut short or damaged? Copy it again")))?;
     if !top.tensor_infos().is_empty() {
         return Ok(Tensors::Pickle(top));
     }
@@ -177,10 +182,12 @@ fn find(folder: &Path) -> Result<Vec<PathBuf>> {
             return Ok(vec![folder.join(name)]);
         }
     }
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::reader(folder, format!("is not a folder that can be read: {e}")))?;
+    let entries =
+        std::fs::read_dir(folder).map_err(|e| Error::reader(folder, format!("is not a folder that can be read: {e}")))?;
     let all: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     for kinds in [&["safetensors"][..], &["pth", "pt", "bin"]] {
-        let mut found: Vec<PathBuf> = all.iter().filter(|p| kinds.iter().any(|k| p.extension().is_some_and(|e| e == *k))).cloned().collect();
+        let mut found: Vec<PathBuf> =
+            all.iter().filter(|p| kinds.iter().any(|k| p.extension().is_some_and(|e| e == *k))).cloned().collect();
         match found.len() {
             0 => {}
             1 => return Ok(vec![found.remove(0)]),

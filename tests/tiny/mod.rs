@@ -45,7 +45,18 @@ pub struct Tiny {
 impl Tiny {
     /// Grouped value heads, V != K, a head of its own.
     pub fn odd() -> Self {
-        Self { layers: 2, width: 40, heads: 2, value_heads: 4, key_dim: 16, value_dim: 24, hidden: 56, vocabulary: 300, tied: false, seed: 7 }
+        Self {
+            layers: 2,
+            width: 40,
+            heads: 2,
+            value_heads: 4,
+            key_dim: 16,
+            value_dim: 24,
+            hidden: 56,
+            vocabulary: 300,
+            tied: false,
+            seed: 7,
+        }
     }
 
     pub fn tied(self) -> Self {
@@ -141,9 +152,9 @@ pub fn write_tensors(file: &Path, tensors: &BTreeMap<String, (Vec<usize>, Vec<f3
             (name, shape, bytes)
         })
         .collect();
-    let views = bytes.iter().map(|(name, shape, b)| {
-        (name.as_str(), TensorView::new(dtype, (*shape).clone(), b).expect("bytes fit the shape"))
-    });
+    let views = bytes
+        .iter()
+        .map(|(name, shape, b)| (name.as_str(), TensorView::new(dtype, (*shape).clone(), b).expect("bytes fit the shape")));
     safetensors::serialize_to_file(views, None, file).expect("written");
 }
 

@@ -43,7 +43,8 @@ impl Output {
     }
 
     pub(crate) fn ingest(self, store: &Path, report: &IngestReport, seconds: f64, notices: &[String]) -> Result<()> {
-        let failed: Vec<Value> = report.failed.iter().map(|(path, reason)| json!({ "path": path, "reason": reason.to_string() })).collect();
+        let failed: Vec<Value> =
+            report.failed.iter().map(|(path, reason)| json!({ "path": path, "reason": reason.to_string() })).collect();
         let value = json!({
             "store": store, "added": report.added, "updated": report.updated, "unchanged": report.unchanged,
             "removed": report.removed, "failed": failed, "seconds": seconds, "notices": notices,

@@ -10,7 +10,9 @@ use palimpsest_engine::checkpoint::Checkpoint;
 use palimpsest_engine::convert::{Stored, convert};
 use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::state::State;
-use palimpsest_engine::{AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, collection, default_reader, index};
+use palimpsest_engine::{
+    AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, collection, default_reader, index,
+};
 use serde_json::json;
 
 use crate::args;
@@ -83,7 +85,9 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
         options.min_confidence = p;
     }
     let mut answer = engine.ask(&args.question, &options)?;
-    answer.notices.extend(report.iter().flat_map(|r| &r.failed).map(|(path, reason)| format!("{} was left out: {reason}", path.display())));
+    answer
+        .notices
+        .extend(report.iter().flat_map(|r| &r.failed).map(|(path, reason)| format!("{} was left out: {reason}", path.display())));
     out.answer(&answer, &store, args.store.store.is_none(), ready_ms)
 }
 
