@@ -78,3 +78,36 @@ fn instruction_sets_by_name() {
     let error = "sse9".parse::<Isa>().unwrap_err().to_string();
     assert!(error.contains("\"sse9\"") && error.contains("avx512") && error.contains("PALIMPSEST_ISA"), "{error}");
 }
+
+/// Runs the test below in a process of its own, with the variable set.
+fn detected(isa: &str) -> String {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "says_what_is_detected", "--nocapture"])
+        .env("PALIMPSEST_ISA", isa)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(child.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.split_once("detected: ")).expect("the child says");
+    line.1.to_owned()
+}
+
+#[test]
+fn says_what_is_detected() {
+    match Kernels::detect() {
+        Ok(kernels) => println!("detected: {}", kernels.isa()),
+        Err(error) => println!("detected: {error}"),
+    }
+}
+
+#[test]
+fn the_variable_forces_an_instruction_set() {
+    for isa in Isa::ALL {
+        if isa.is_available() {
+            assert_eq!(detected(&isa.to_string()), isa.to_string());
+        } else {
+            assert!(detected(&isa.to_string()).starts_with(&format!("this processor has no {isa}")));
+        }
+    }
+    assert!(detected("sse9").contains("\"sse9\" is no instruction set"));
+    assert_eq!(detected(""), Isa::available().last().unwrap().to_string());
+}

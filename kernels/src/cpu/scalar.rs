@@ -59,6 +59,7 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
     }
 }
 
+#[inline(always)] // so that the sums stay in registers
 fn add_products(sums: &mut [f32; PANEL], x: f32, line: &[u32; PANEL], weight: impl Fn(u32) -> f32) {
     for (sum, w) in sums.iter_mut().zip(line) {
         *sum += x * weight(*w);
