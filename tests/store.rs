@@ -612,6 +612,28 @@ fn verify_finds_and_repairs() {
     assert_eq!(texts.iter().filter(|(t, e)| get(&store, **t, **e).is_err()).count(), 1);
 }
 
+#[test]
+fn a_slot_that_was_only_begun_is_free() {
+    let folder = tempdir().expect("folder");
+    let texts = small_store(folder.path());
+    fs::remove_file(folder.path().join("catalogue.seal")).expect("sealed");
+    for file in files(&folder.path().join("slots")) {
+        // The next slot: its cleared envelope, and a part of what follows it.
+        let bytes = fs::read(&file).expect("read");
+        let stride = file.to_string_lossy().rsplit(['-', '.']).nth(1).and_then(|n| n.parse().ok()).expect("a stride");
+        let begun = [bytes.clone(), vec![0; bytes.len().next_multiple_of(stride) - bytes.len() + 64]].concat();
+        for more in [0, 1, 159, 161] {
+            fs::write(&file, [&begun[..], &vec![7; more]].concat()).expect("written");
+            let (store, events) = Store::open(folder.path(), StoreOptions { read_only: true, ..cold(64 * MIB) }).expect("opens");
+            assert_eq!((store.stats().entries, events), (24, vec![]));
+        }
+        fs::write(&file, [&begun[..], &[7; 64]].concat()).expect("written");
+    }
+    let store = open(folder.path(), cold(64 * MIB));
+    (100..103).for_each(|text| put(&store, text, [50, 300, 2000][text as usize % 3], 1.0));
+    texts.iter().for_each(|(text, elements)| assert_eq!(get(&store, *text, *elements), Ok(())));
+}
+
 // Threads and kills.
 
 #[test]
@@ -682,7 +704,8 @@ fn killed_writers_lose_nothing_they_flushed() {
     let kills: u64 = std::env::var("PALIMPSEST_KILLS").ok().map_or(20, |n| n.parse().expect("a number"));
     let folder = tempdir().expect("folder");
     let mut draw = Draw(std::process::id().into());
-    let (mut acknowledged, mut missing, mut next) = (0, 0, 0);
+    let (mut acknowledged, mut missing, mut next) = (0u64, 0u64, 0);
+    let mut flushed: Vec<u64> = Vec::new();
     for round in 0..kills {
         let mut writer = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "writer_to_be_killed", "--nocapture"])
@@ -694,33 +717,33 @@ fn killed_writers_lose_nothing_they_flushed() {
         let mut said = BufReader::new(writer.stdout.take().expect("its output")).lines().map_while(Result::ok);
         let opened = said.find(|line| line.starts_with("opened")).expect("it opens the store");
         assert_eq!(opened, "opened []", "round {round}: a kill is no damage");
-        std::thread::sleep(Duration::from_micros(draw.below(60_000)));
+        std::thread::sleep(Duration::from_micros(draw.below(120_000)));
         writer.kill().expect("killed");
-        let flushed: Option<u64> = said.filter_map(|l| l.strip_prefix("flushed ").and_then(|n| n.parse().ok())).last();
+        if let Some(last) = said.filter_map(|l| l.strip_prefix("flushed ").and_then(|n| n.parse::<u64>().ok())).last() {
+            // The last ones are within the budget whatever was written after them.
+            flushed.extend(last.saturating_sub(5).max(next)..=last);
+        }
         writer.wait().expect("gone");
-
+        next += 1000;
+        if round % 2 == 0 && round + 1 < kills {
+            // The next writer finds what the kill left, not what a look at it made of it.
+            continue;
+        }
         let store = open(folder.path(), cold(24 * MIB));
         let report = store.verify(false).expect("verified");
         assert!(report.damaged.is_empty(), "round {round}: {:?}", report.damaged);
-        if let Some(flushed) = flushed {
-            // The last ones are within the budget whatever was written after them.
-            for text in flushed.saturating_sub(5).max(next)..=flushed {
-                acknowledged += 1;
-                match get(&store, text, killed_elements(text)) {
-                    Ok(()) => {}
-                    Err(Refusal::Evicted | Refusal::NeverSeen) => missing += 1,
-                    Err(other) => panic!("round {round}, text {text}: {other}"),
-                }
+        for text in flushed.drain(..) {
+            acknowledged += 1;
+            match get(&store, text, killed_elements(text)) {
+                Ok(()) => {}
+                Err(Refusal::Evicted | Refusal::NeverSeen) => missing += 1,
+                Err(other) => panic!("round {round}, text {text}: {other}"),
             }
-            next = flushed + 1;
         }
         assert!(on_disk(folder.path()) <= 24 * MIB + 24 * MIB / 20);
-        // Every second time the next writer finds what the kill left, not what this opening made of it.
-        next += 100;
-        drop(store);
     }
     println!("{kills} kills, {acknowledged} flushed snapshots looked at, {missing} of them evicted since");
-    assert!(acknowledged >= kills / 2 && missing * 10 <= acknowledged, "{missing} of {acknowledged} are gone");
+    assert!(acknowledged >= kills / 2 && missing * 2 <= acknowledged, "{missing} of {acknowledged} are gone");
 }
 
 // Golden files.

@@ -452,10 +452,12 @@ fn scan_file(path: &Path, stride: u64, slab: u64, slots: u32, scan: &mut Scan) -
     for slot in 0..slots {
         let place = Place { stride, slab, slot };
         let rest = length.saturating_sub(place.offset());
-        let whole = rest >= head.len() as u64;
-        let found = if whole {
-            file.seek(SeekFrom::Start(place.offset()))?;
-            file.read_exact(&mut head)?;
+        // A writer killed at the end of the file leaves as little as a cleared envelope.
+        let there = rest.min(head.len() as u64) as usize;
+        file.seek(SeekFrom::Start(place.offset()))?;
+        file.read_exact(&mut head[..there])?;
+        let cleared = head[..there.min(ENVELOPE_BYTES)].iter().all(|b| *b == 0);
+        let found = if there == head.len() {
             head.split_first_chunk::<ENVELOPE_BYTES>().and_then(|(envelope, header)| {
                 let envelope = Envelope::decode(envelope, header)?;
                 let header = Header::decode(header).ok()?;
@@ -469,7 +471,7 @@ fn scan_file(path: &Path, stride: u64, slab: u64, slots: u32, scan: &mut Scan) -
         };
         match found {
             Some(found) => scan.found.push(found),
-            None if whole && head[..ENVELOPE_BYTES] == [0; ENVELOPE_BYTES] => {}
+            None if cleared => {}
             None => *scan.damaged.entry(path.to_path_buf()).or_default() += 1,
         }
     }
