@@ -1,6 +1,7 @@
 //! What is an index, and what is in it?
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
 
@@ -146,6 +147,36 @@ impl Index {
             decoded: card.decoded,
             metadata: card.metadata,
         }))
+    }
+
+    /// A document's text at `range` alone, read from the passages that hold it; `None` when the document is not here or has
+    /// no such range.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn text(&self, id_or_path: &str, range: Range<u64>) -> Result<Option<String>, IndexError> {
+        let searcher = self.reader.searcher();
+        let Some(card) = self.known(&searcher, id_or_path)? else { return Ok(None) };
+        if range.start > range.end || range.end > card.text_bytes {
+            return Ok(None);
+        }
+        let mut starts = Vec::with_capacity(card.passages as usize);
+        for address in alive(&searcher, &Term::from_field_text(self.fields.document, &card.id))? {
+            let columns = searcher.segment_reader(address.segment_ord).fast_fields();
+            let column = columns.u64("start").map_err(doing("find a passage"))?;
+            starts.push((column.first(address.doc_id).unwrap_or(u64::MAX), address));
+        }
+        starts.sort_unstable_by_key(|&(start, _)| start);
+        let first = starts.partition_point(|&(start, _)| start <= range.start).saturating_sub(1);
+        let Some(&(begin, _)) = starts.get(first) else { return Ok(None) };
+        let mut text = String::new();
+        for &(_, address) in starts[first..].iter().take_while(|&&(start, _)| start == begin || start < range.end) {
+            let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
+            text.push_str(passage.get_first(self.fields.text).and_then(|v| v.as_str()).unwrap_or_default());
+        }
+        let within = |at: u64| at.checked_sub(begin).and_then(|at| usize::try_from(at).ok());
+        let (Some(from), Some(to)) = (within(range.start), within(range.end)) else { return Ok(None) };
+        Ok(text.get(from..to).map(str::to_string))
     }
 
     /// All documents, in the order of their ids.

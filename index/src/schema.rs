@@ -43,7 +43,7 @@ pub(crate) fn schema(analyser: &str) -> (Schema, Fields) {
     let fields = Fields {
         document: builder.add_text_field("document", TextOptions::default().set_indexing_options(whole.clone()).set_stored()),
         ordinal: builder.add_u64_field("ordinal", stored_number.clone()),
-        start: builder.add_u64_field("start", stored_number),
+        start: builder.add_u64_field("start", stored_number.set_fast()),
         terms: builder.add_text_field("terms", TextOptions::default().set_indexing_options(analysed)),
         text: builder.add_text_field("text", STORED),
         title: builder.add_text_field("title", STORED),

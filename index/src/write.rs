@@ -101,6 +101,9 @@ impl Index {
     pub fn commit(&self) -> Result<(), IndexError> {
         let mut writer = self.writer.write().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = writer.as_mut() else { return Ok(()) };
+        if self.pending().is_empty() {
+            return Ok(());
+        }
         if let Err(e) = open.commit() {
             // A writer that failed may have lost its threads: the next write starts another.
             *writer = None;

@@ -57,6 +57,18 @@ fn hits_are_the_documents_text_on_ugly_unicode() {
         assert!(hit.score <= last && hit.score > 0.0, "best first");
         last = hit.score;
     }
+    // Any range, and none that cuts a character or lies beyond the end.
+    let text = UGLY.repeat(60);
+    for (from, to) in
+        [(0, 0), (0, 1), (5, 900), (0, text.len()), (text.len(), text.len()), (3_000, 3_001), (7, 5), (1, text.len() + 1)]
+    {
+        let expected = text.get(from..to).map(str::to_string);
+        assert_eq!(index.text("copies-60", from as u64..to as u64).expect("read"), expected, "{from}..{to}");
+    }
+    for hit in &hits {
+        assert_eq!(index.text(&hit.document, hit.range.clone()).expect("read").as_ref(), Some(&hit.text));
+    }
+    assert_eq!(index.text("nobody", 0..0).expect("read"), None);
     let summary = index.documents().expect("listed");
     assert_eq!(summary.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), ["copies-0", "copies-1", "copies-60", "copies-7"]);
     assert_eq!(summary[2].text_bytes, 60 * UGLY.len() as u64);
