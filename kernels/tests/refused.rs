@@ -19,6 +19,9 @@ fn lengths_that_do_not_fit() {
     assert_eq!(message(k.matmul(&[0.0; 9], &w, &mut out)), "matmul: the caller's x has 9 elements, no multiple of 4");
     let too_short = message(k.matmul_add(&[0.0; 12], &w, &mut out));
     assert_eq!(too_short, "matmul_add: the caller's out has 6 elements where the other arguments make it 9");
+    let narrow = Matrix::pack(3, 2, &[1.0; 6], Dtype::F32).unwrap();
+    let (one, two) = out.split_at_mut(3);
+    assert!(message(k.matmul_each(&[0.0; 4], [&w, &narrow], [one, two])).contains("W (its K)"));
     assert_eq!(out, [7.0; 6]);
     assert!(message(Matrix::pack(3, 4, &[1.0; 11], Dtype::F32)).contains("11 elements"));
     assert!(message(Matrix::pack(0, 4, &[], Dtype::F32)).contains("n is 0"));

@@ -67,6 +67,16 @@ pub(crate) struct Product<'a> {
     pub(crate) add: bool,
 }
 
+impl Product<'_> {
+    /// The same of rows `first..first + rows`, or as many of them as there are; `first` is below M.
+    pub(crate) unsafe fn rows(&self, first: usize, rows: usize) -> Self {
+        let (m, k) = (rows.min(self.m - first), self.w.cols());
+        // SAFETY: row `first` lies in `out [M, N]`.
+        let out = Shared(unsafe { self.out.get().add(first * self.w.rows()) });
+        Self { x: &self.x[first * k..(first + m) * k], m, out, ..*self }
+    }
+}
+
 /// One sequence through the recurrence: `q, k, g, b [T, H, K]`, `v, w, out [T, HV, V]`, `state [HV, K, V]`.
 pub(crate) struct Recurrence<'a> {
     pub(crate) shape: &'a Gdn2Shape,
