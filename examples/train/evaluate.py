@@ -177,11 +177,11 @@ def recall(reader, tokenizer, text_ids, length, samples, pairs, dtype, seed=0):
     return {"length": length, "pairs": pairs, "samples": samples, "exact": round(100 * sum(a == w for a, w in zip(answers, want)) / samples, 1)}
 
 
-def load(folder, device=None):
+def load(folder, device=None, tokenizer=None):
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     reader = Reader(Config.load(os.path.join(folder, "config.json")))
     reader.load_state_dict(checkpoint.dequantize(checkpoint.load(folder)))
-    return reader.to(device).eval(), tokenizer_of(os.path.join(folder, "tokenizer.json")), torch.bfloat16 if device == "cuda" else None
+    return reader.to(device).eval(), tokenizer_of(tokenizer or os.path.join(folder, "tokenizer.json")), torch.bfloat16 if device == "cuda" else None
 
 
 def main():

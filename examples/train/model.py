@@ -6,7 +6,7 @@ Names of parameters are those of flash-linear-attention; see `Config` for the si
 
 Three ways to run the recurrence, all the same function of their inputs:
   recurrence  one token at a time: the definition
-  chunked     tiles of 64 tokens, section 3.3 of the paper: what runs where there is no GPU
+  chunked     a tile of tokens at a time, section 3.3 of the paper: what runs where there is no GPU
   fla's chunk_gdn2, a Triton kernel, on CUDA when flash-linear-attention is installed
 """
 import json
@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-TILE = 64
+TILE = 16      # the differences of decays inside a tile take TILE floats a token and channel
 
 
 @dataclass

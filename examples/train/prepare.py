@@ -128,7 +128,37 @@ def write_store(folder, arrays):
     os.rename(folder + ".part", folder)
 
 
+class Bytes:
+    """Each byte a token after the marks: for tests, where the tokenizers package is not needed."""
+
+    class Encoding:
+        def __init__(self, text):
+            self.ids, self.offsets = [], []
+            for i, c in enumerate(text):
+                for b in c.encode():
+                    self.ids.append(len(MARKS) + b)
+                    self.offsets.append((i, i + 1))
+
+    def encode(self, text):
+        return Bytes.Encoding(text)
+
+    def encode_batch(self, texts):
+        return [Bytes.Encoding(t) for t in texts]
+
+    def decode(self, ids):
+        return bytes(i - len(MARKS) for i in ids if i >= len(MARKS)).decode(errors="replace")
+
+    def get_vocab(self):
+        return {**{m: i for i, m in enumerate(MARKS)}, **{chr(b): len(MARKS) + b for b in range(256)}}
+
+    def get_vocab_size(self):
+        return len(MARKS) + 256
+
+
 def tokenizer_of(path):
+    """A tokenizer.json, or "bytes"."""
+    if path == "bytes":
+        return Bytes()
     from tokenizers import Tokenizer
     return Tokenizer.from_file(path)
 

@@ -275,6 +275,7 @@ class Strewer:
     def __init__(self, tokenizer, rng):
         self.t, self.rng = tokenizer, rng
         self.words = sorted(w[1:] for w in tokenizer.get_vocab() if w[:1] == "Ġ" and w[1:].isascii() and w[1:].isalpha() and w[1:].islower() and 4 <= len(w) <= 10)
+        self.words = self.words or "amber lantern copper willow harbour signal meadow granite".split()
 
     def key(self):
         r = self.rng

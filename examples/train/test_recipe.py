@@ -1,0 +1,108 @@
+"""The whole recipe in under a minute on a CPU, with any PyTorch from 1.13 and nothing else: python3 test_recipe.py
+
+Makes a few articles and questions up, prepares stores, trains two layers, goes on from the weights, evaluates, exports
+to int8 and checks that what was exported answers as what was trained.
+"""
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+import checkpoint
+import evaluate
+from model import Config
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "head_dim": 32, "intermediate_size": 96, "vocab_size": 262}
+
+
+def invent(folder):
+    """Articles of one fact a sentence, and questions on them; the last article is only measured on."""
+    r, texts, asked = random.Random(0), [], []
+    for n in range(12):
+        town = r.choice("Bal Kor Mar Tel Vos".split()) + r.choice("din ham mere stad wick".split()) + str(n)
+        year, people = r.randint(1200, 1990), r.randint(1000, 90000)
+        context = ("%s was founded in %d by merchants from the northern coast. About %d people lived in the town when the bridge was built. "
+                   "The old harbour of the town was closed after the great storm, and the market moved to Green Hill.") % (town, year, people)
+        texts.append({"title": town, "text": "\n\n".join([context + " " + "The road to the river was paved with stone." * r.randint(1, 3)] * 4)})
+        for q, a in (("When was %s founded?" % town, str(year)), ("How many people lived in the town?", str(people)), ("Where did the market move?", "Green Hill")):
+            asked.append({"title": town, "context": context, "question": q, "answers": [{"text": a, "start": context.index(a)}]})
+        asked.append({"title": town, "context": context, "question": "Who was the king of %s?" % town, "answers": []})
+    files = {"wiki.jsonl": texts[:-1], "train.jsonl": asked[:-4], "dev.jsonl": asked[-4:]}
+    for name, rows in files.items():
+        with open(os.path.join(folder, name), "w") as f:
+            f.writelines(json.dumps(row) + "\n" for row in rows)
+    with open(os.path.join(folder, "tiny.json"), "w") as f:
+        json.dump(TINY, f)
+
+
+def run(folder, *words):
+    done = subprocess.run([sys.executable, os.path.join(HERE, words[0])] + list(words[1:]), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def losses(folder, name):
+    with open(os.path.join(folder, name, "log.csv")) as f:
+        lines = f.read().split()
+    return [float(line.split(",")[5]) for line in lines[1:]], lines[0].split(",")
+
+
+def test_recipe():
+    with tempfile.TemporaryDirectory() as folder:
+        invent(folder)
+        said = run(folder, "prepare.py", "--tokenizer", "bytes", "--out", "data", "--processes", "1", "--text", "wiki.jsonl", "--qa", "train.jsonl", "--never", "dev.jsonl")
+        assert "lm_wiki_00" in said and "syn_wiki_00" in said and "qa_train" in said, said
+        run(folder, "prepare.py", "--tokenizer", "bytes", "--out", "held", "--processes", "1", "--qa", "dev.jsonl")
+        common = ["--data", "data", "--tokenizer", "bytes", "--config", "tiny.json", "--dev", "held/qa_dev", "--batch-tokens", "2048",
+                  "--workers", "1", "--log-every", "3", "--dev-every", "0", "--warmup", "1", "--lr", "2e-2"]
+        run(folder, "train.py", "--out", "first", "--tokens", "24000", *common)
+        first, columns = losses(folder, "first")
+        assert columns[5] == "loss" and first[-1] < first[0] - 0.5, first
+        run(folder, "train.py", "--out", "second", "--init", "first", "--tokens", "6000", *common)
+        second, _ = losses(folder, "second")
+        assert second[0] < first[0] - 0.5, ("going on from weights starts where they were", first, second)
+
+        run(folder, "export.py", "second", "model", "--tokenizer", "bytes", "--format", "int8", "--log", "second/log.csv")
+        a, t, dtype = evaluate.load(os.path.join(folder, "second"), "cpu", "bytes")
+        b, _, _ = evaluate.load(os.path.join(folder, "model"), "cpu", "bytes")
+        with open(os.path.join(folder, "model", "config.json")) as f:
+            assert json.load(f)["quantization"] == {"format": "int8-per-row"}
+        assert Config.load(os.path.join(folder, "model", "config.json")).num_heads == TINY["num_heads"]
+        x, y = (m.read(list(range(6, 46)), m.empty_state()) for m in (a, b))
+        assert (x - y).norm() < 0.05 * x.norm(), "int8 is far from what was trained"
+
+        questions = list(evaluate.lines(os.path.join(folder, "dev.jsonl")))
+        for tier in "ABQ":
+            rows = evaluate.squad(b, t, questions, tier, dtype)
+            assert len(rows) == 4 and all(not r["prediction"] or r["prediction"] in questions[0]["title"] + ": " + questions[0]["context"] for r in rows), rows
+            assert 0 <= evaluate.summary(rows)["none_auc"] <= 1
+        text = t.encode(questions[0]["context"] * 4).ids
+        assert evaluate.recall(b, t, text, 256, 2, 2, dtype)["samples"] == 2
+
+
+def test_auc():
+    import numpy as np
+    assert evaluate.auc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
+    assert evaluate.auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+
+
+def test_shards():
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = {"a": torch.randn(7, 5), "b": torch.randn(3).half(), "c": torch.randn(4, 2).to(torch.bfloat16), "d": torch.tensor([[1, -2]], dtype=torch.int8)}
+        for limit in (1 << 30, 50):
+            checkpoint.save(folder, tensors, limit)
+            back = checkpoint.load(folder)
+            assert all(torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in tensors.items()) and len(back) == 4
+        assert os.path.exists(os.path.join(folder, "model.safetensors.index.json"))
+
+
+if __name__ == "__main__":
+    test_auc()
+    test_shards()
+    test_recipe()
+    print("3 passed, 0 failed")
