@@ -50,7 +50,7 @@ class Muon:
     @torch.no_grad()
     def step(self, lr):
         for shape, params in self.groups.items():
-            g = torch.stack([p.grad for p in params])
+            g = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in params])     # a tied form leaves some idle
             m = self.average.setdefault(shape, torch.zeros_like(g))
             m.lerp_(g, 1 - self.momentum)
             u = orthogonal(torch.lerp(g, m, self.momentum)).to(g.dtype)
