@@ -57,6 +57,14 @@ pub enum IndexError {
         /// What was expected.
         what: &'static str,
     },
+    /// A search cluster refused, or did not answer.
+    #[error("{url}: {what}")]
+    Cluster {
+        /// Where it was asked.
+        url: String,
+        /// Its words.
+        what: String,
+    },
     /// The search library refused.
     #[error("the index could not {doing}: {source}")]
     Tantivy {

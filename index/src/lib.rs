@@ -1,13 +1,16 @@
 //! Where does the corpus say it?
 //!
 //! Documents go in, passages that answer to a question come out. A passage is a byte range of its document's text, so
-//! that what is found can be quoted and checked. BM25 over tantivy; no model, no tokens, no network.
+//! that what is found can be quoted and checked. BM25 over tantivy; no model, no tokens, and no
+//! network but for the feature `elastic`.
 
 mod analyse;
 mod bm25;
 mod card;
 mod checked;
 mod document;
+#[cfg(feature = "elastic")]
+mod elastic;
 mod error;
 mod extract;
 mod filter;
@@ -17,6 +20,7 @@ mod notice;
 mod open;
 mod passage;
 mod records;
+mod retriever;
 mod schema;
 mod search;
 mod settings;
@@ -24,6 +28,8 @@ mod stream;
 mod write;
 
 pub use document::{Document, DocumentSummary, Format, Value};
+#[cfg(feature = "elastic")]
+pub use elastic::Elastic;
 pub use error::{IndexError, Unread};
 pub use filter::Filter;
 pub use ingest::{IngestReport, Progress};
@@ -31,6 +37,7 @@ pub use notice::Notice;
 pub use open::{Index, IndexStatus};
 pub use passage::{Bounds, passages};
 pub use records::FieldMap;
+pub use retriever::Retriever;
 pub use search::{Hit, Place, SearchOptions, Weights};
 pub use settings::Options;
 pub use write::{Change, ID_BYTES};
