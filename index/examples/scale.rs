@@ -106,14 +106,18 @@ fn search(text: &str, n: usize) -> Done {
     let clock = Instant::now();
     let mut seed = 1;
     let pieces: Vec<&str> = pieces(text, 1_000).take(n.min(text.len() / 500)).collect();
-    let mut added = 0;
+    let (mut added, mut committed) = (0, 0);
     // Each document is ten pieces from anywhere, so that no two are the same.
-    while added < n {
+    for id in 0.. {
+        if added >= n {
+            break;
+        }
         let body: String = (0..10).map(|_| pieces[random(&mut seed, pieces.len() as u64) as usize]).collect();
-        index.add(Document::new(added.to_string(), "", body))?;
-        added += 10;
-        if added % 200_000 == 0 {
+        added += passages(&body, Bounds::default()).count();
+        index.add(Document::new(id.to_string(), "", body))?;
+        if added - committed >= 200_000 {
             index.commit()?;
+            committed = added;
         }
     }
     index.commit()?;

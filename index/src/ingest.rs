@@ -144,6 +144,7 @@ impl Index {
     /// [`IndexError::Locked`] while another process writes; a file that cannot be read is in the report instead.
     pub fn ingest(&self, paths: &[PathBuf], progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport, IndexError> {
         self.commit()?;
+        self.refresh()?;
         let now = Instant::now();
         let state =
             State { report: IngestReport::default(), progress: Progress::default(), reported: now, committed: now, error: None };

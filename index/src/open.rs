@@ -107,6 +107,14 @@ impl Index {
         unknown.then(|| Notice::UnknownLanguage { language: language.clone() }).into_iter().collect()
     }
 
+    /// Sees what another process committed since this index was opened, or refreshed, or written to.
+    ///
+    /// # Errors
+    /// [`IndexError::Damaged`] when the files are not what was written.
+    pub fn refresh(&self) -> Result<(), IndexError> {
+        self.reader.reload().map_err(opening(&self.place()))
+    }
+
     /// Goes through every byte of the index that a search may read.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ impl Index {
     /// Those of the index; a record or a file that cannot be read is in the report instead.
     pub fn ingest_records(&self, file: &Path, map: &FieldMap) -> Result<IngestReport, IndexError> {
         self.commit()?;
+        self.refresh()?;
         let mut report = IngestReport::default();
         let Some(path) = canonical(file).map(PathBuf::from) else {
             report.failed.push((file.to_path_buf(), Unread::Path));

@@ -46,6 +46,8 @@ impl Index {
     /// # Errors
     /// [`IndexError::Locked`] while another process writes.
     pub fn add(&self, document: Document) -> Result<Change, IndexError> {
+        // With the lock in hand, what is here is what the last writer left.
+        self.writing(|_| Ok(()))?;
         self.put(&document, None, &[])
     }
 
@@ -123,6 +125,7 @@ impl Index {
     /// [`IndexError::Locked`] while another process writes.
     pub fn forget(&self, id_or_path: &str) -> Result<bool, IndexError> {
         self.commit()?;
+        self.refresh()?;
         let Some(card) = self.known(&self.reader.searcher(), id_or_path)? else { return Ok(false) };
         self.remove(&card.id)?;
         self.commit()?;
@@ -194,6 +197,7 @@ impl Index {
         let mut policy = LogMergePolicy::default();
         policy.set_del_docs_ratio_before_merge(DELETED_RATIO);
         writer.set_merge_policy(Box::new(policy));
+        self.refresh()?;
         Ok(writer)
     }
 }

@@ -198,6 +198,16 @@ fn one_writes_and_another_is_told() {
     second.add(Document::new("b", "B", "second")).expect("added once the first is gone");
     second.commit().expect("committed");
     assert_eq!(second.search("first second", 10).expect("hits").len(), 2);
+    // A third, opened before the next commit, sees it once it refreshes; and what it holds to be there is what is there.
+    let third = index(store.path());
+    second.forget("a").expect("forgotten");
+    assert_eq!(third.search("first second", 10).expect("hits").len(), 2);
+    third.refresh().expect("refreshed");
+    assert_eq!(third.search("first second", 10).expect("hits").len(), 1);
+    second.add(Document::new("a", "A", "again")).expect("added");
+    second.commit().expect("committed");
+    drop(second);
+    assert_eq!(third.add(Document::new("a", "A", "again")).expect("added"), Change::Unchanged);
 }
 
 #[test]
