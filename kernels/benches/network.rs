@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Prefill is beside its products alone, decode beside the reading of a buffer as large as the weights; all by turns in one
-//! run, so that the ratios hold on a machine that is busy now and then. Figures are medians.
+//! run, and each figure is the fastest of its turns, so that they hold on a machine that others keep busy too.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -139,22 +139,19 @@ impl Scratch {
     }
 }
 
-/// Runs all of `work` by turns; the median seconds of each.
+/// Runs all of `work` by turns; the fewest seconds of each.
 fn by_turns<const N: usize>(work: [&mut dyn FnMut(); N]) -> [f64; N] {
-    let mut seconds = [(); N].map(|()| Vec::new());
-    let mut work = work;
+    let (mut fewest, mut work, mut turns) = ([f64::INFINITY; N], work, 0);
     let began = Instant::now();
-    while began.elapsed().as_secs_f64() < 6.0 || seconds[0].len() < 5 {
-        for (work, seconds) in work.iter_mut().zip(&mut seconds) {
+    while began.elapsed().as_secs_f64() < 6.0 || turns < 5 {
+        for (work, fewest) in work.iter_mut().zip(&mut fewest) {
             let began = Instant::now();
             work();
-            seconds.push(began.elapsed().as_secs_f64());
+            *fewest = fewest.min(began.elapsed().as_secs_f64());
         }
+        turns += 1;
     }
-    seconds.map(|mut s| {
-        s.sort_by(f64::total_cmp);
-        s[s.len() / 2]
-    })
+    fewest
 }
 
 /// Reads a buffer with as many threads as there are.
