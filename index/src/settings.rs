@@ -26,7 +26,8 @@ pub struct Options {
     pub bounds: Bounds,
     /// BM25's weights, where a search names no others.
     pub weights: Weights,
-    /// Check every byte of the index's files against its checksum when opening it (about 1 s for 10 GB in memory). Without,
+    /// Check every byte of the index's files against its checksum when opening it (0.3 s for 0.9 GB that the
+    /// system holds in memory). Without,
     /// a file that the disk changed may give wrong passages.
     pub validate: bool,
 }
