@@ -413,6 +413,20 @@ fn the_budget_holds_on_disk() {
 }
 
 #[test]
+fn what_moved_to_make_room_is_kept_and_can_go() {
+    let folder = tempdir().expect("folder");
+    let store = open(folder.path(), cold(2 * MIB));
+    // The cheapest lie scattered, so that those behind them move when they go.
+    (0..100).for_each(|text| put(&store, text, 2_000, if text % 4 == 0 { 1.0 } else { 90.0 }));
+    put(&store, 200, 350_000, 1e6);
+    let left: Vec<u64> = (0..100).filter(|text| get(&store, *text, 2_000).is_ok()).collect();
+    assert!((60..95).contains(&left.len()) && left.iter().filter(|t| *t % 4 != 0).count() >= 60, "{left:?}");
+    assert_eq!(store.verify(false).expect("verified").entries, left.len() as u64 + 1);
+    store.clear().expect("cleared");
+    assert_eq!(files(&folder.path().join("slots")), [""; 0].map(PathBuf::from));
+}
+
+#[test]
 fn admission_is_generous_until_half_full() {
     let store = Store::in_memory(100_000);
     assert!(store.admits(&key(1)), "the store is empty");

@@ -92,6 +92,18 @@ fn slots(plan: &Plan, durable: bool) -> Result<(), Failure> {
         took.time(|| store.put(&key, &reader, 200, &state, 1.0))?;
     }
     took.print("put");
+    let mut took = Took::default();
+    for number in plan.sample() {
+        let key = key(number);
+        took.time(|| store.get(&key, &reader)).map_err(|e| e.to_string())?;
+    }
+    took.print("get, from disk");
+    let mut took = Took::default();
+    for number in plan.sample() {
+        let ids = [&ids(number)[..], &[7, 7, 7]].concat();
+        took.time(|| store.longest(&reader, &ids).0).ok_or("it is kept")?;
+    }
+    took.print("longest prefix, from disk");
     Took::once("flush", || store.flush())?;
     Took::once("flush again, one put later", || {
         store.put(&key(plan.states), &reader, 200, &plan.state(plan.states), 1.0)?;
@@ -107,18 +119,6 @@ fn slots(plan: &Plan, durable: bool) -> Result<(), Failure> {
         files as f64 / (stats.entries as f64 * 4.0 * plan.elements as f64),
         files as f64 / stats.budget_bytes as f64
     );
-    let mut took = Took::default();
-    for number in plan.sample() {
-        let key = key(number);
-        took.time(|| store.get(&key, &reader)).map_err(|e| e.to_string())?;
-    }
-    took.print("get, from disk");
-    let mut took = Took::default();
-    for number in plan.sample() {
-        let ids = [&ids(number)[..], &[7, 7, 7]].concat();
-        took.time(|| store.longest(&reader, &ids).0).ok_or("it is kept")?;
-    }
-    took.print("longest prefix, from disk");
     Took::once("close", || drop(store));
     println!("  catalogue {} bytes", disk_bytes(&plan.folder)? - disk_bytes(&plan.folder.join("slots"))?);
     let (store, events) = Took::once("open, with its catalogue", || Store::open(&plan.folder, plan.options(durable, 64 << 20)))?;

@@ -5,8 +5,8 @@
 //!
 //! In its folder: `slots/` with the snapshots (`slabs.rs` below), `catalogue/` with a sled tree that saves looking at each of
 //! them (`catalogue.rs`) and its seal, and `lock`. Snapshots lie in files and not in sled by measurement: on the same
-//! machine, 500 states of 1.2 MB took 2.45 times their bytes in sled 0.34.7 (7.5 times with 300 of them removed again) and
-//! their put took 109 ms at the 99th percentile. `STORE.md` beside this crate's manifest has the figures and the way to them.
+//! machine, 500 states of 1.2 MB took 2.35 times their bytes in sled 0.34.7 (7.2 times with 300 of them removed again) and
+//! their put took over 100 ms at the 99th percentile. `STORE.md` beside this crate's manifest has the figures and the way to them.
 //!
 //! One process writes. A second one reads, and is told so, or is refused if it asked for that.
 
