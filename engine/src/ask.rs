@@ -50,7 +50,7 @@ pub const SECOND_READINGS: usize = 3;
 pub struct Answer {
     /// A span of the quote of one of the citations, or none.
     pub answer: Option<String>,
-    /// Calibrated chance that the answer is right, 0..1; of there being no answer to show, the best one's.
+    /// How sure the reader is of the answer, 0..1; where there is none to show, of the best one.
     pub confidence: f32,
     /// Where the answer stands. Empty without one.
     pub citations: Vec<Citation>,
@@ -229,12 +229,18 @@ fn lap(clock: &Instant, before: f64) -> f64 {
     clock.elapsed().as_secs_f64() * 1e3 - before
 }
 
-/// Weight of the logarithm of the relative BM25 score beside the span's log-odds.
-const BM25_WEIGHT: f32 = 4.0;
+/// Weight of the logarithm of the relative BM25 score beside the span's log-odds. Fitted on 130 questions of SQuAD's training
+/// set over 2,022 paragraphs (`eval collection --rows`): the right paragraph wins for 81.5% with 0, 85.4% with 4, 87.7% with 8,
+/// 88.5% with 16, 85.4% with 40.
+const BM25_WEIGHT: f32 = 8.0;
+
+/// Log-odds a unit of confidence stands for. Flatter than the reader's own odds, which are far too sure of themselves; a
+/// calibration on questions that it did not learn from is still to come.
+const TEMPERATURE: f32 = 4.0;
 
 /// The chance that an answer of this score is right.
 fn chance(score: f32) -> f32 {
-    1.0 / (1.0 + (-score).exp())
+    1.0 / (1.0 + (-score / TEMPERATURE).exp())
 }
 
 /// The answer as bytes of the passage, and its citation held against the source. `None` when the tokens stand for no text.

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use palimpsest_index::{Format, Hit, Index};
+use palimpsest_index::{Hit, Index};
 use serde::Serialize;
 
 use crate::error::Result;
@@ -60,7 +60,8 @@ pub fn cite(index: &Index, hit: &Hit, span: Range<usize>) -> Result<Checked> {
             hit.document
         )));
     }
-    if let (Some(path), Format::Text | Format::Markdown) = (&document.path, document.format)
+    if let Some(path) = &document.path
+        && document.format.is_the_file()
         && let Some(reason) = differs(path, start, quote.as_bytes())
         && !document.decoded
     {

@@ -22,7 +22,7 @@ pub struct Options {
     pub reader: Option<PathBuf>,
     /// Threads to read with; all processors where `None`.
     pub threads: Option<usize>,
-    /// What the reader's matrices are kept as in memory; f32 where `None`.
+    /// What the reader's matrices are kept as in memory; int8 where they are stored so, else f32, where `None`.
     pub dtype: Option<Dtype>,
     /// Bytes that snapshots may take on disk.
     pub snapshot_budget_bytes: u64,
@@ -251,6 +251,14 @@ impl Engine {
         };
         let reader = Reader::open(&folder, &ReaderOptions { threads: self.options.threads, dtype: self.options.dtype })?;
         Ok(self.reader.get_or_init(|| reader))
+    }
+}
+
+/// What was read in this session is there in the next.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // A cache that cannot be written costs time later, nothing else.
+        let _ = self.store.flush();
     }
 }
 

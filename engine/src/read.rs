@@ -23,7 +23,7 @@ pub const STATE_FORMAT: u32 = 1;
 pub struct ReaderOptions {
     /// Threads to read with; all processors where `None`.
     pub threads: Option<usize>,
-    /// What matrices are kept as in memory; f32 where `None`: exact for every storage type.
+    /// What matrices are kept as in memory; int8 where they are stored so, else f32, where `None`.
     pub dtype: Option<Dtype>,
 }
 
@@ -46,8 +46,9 @@ impl Reader {
     /// [`Error::Reader`] naming file and tensor; [`Error::Kernel`] when `PALIMPSEST_ISA` asks for what this processor lacks.
     pub fn open(folder: &Path, options: &ReaderOptions) -> Result<Self> {
         let kernels = Kernels::detect()?;
-        let dtype = options.dtype.unwrap_or(Dtype::F32);
         let checkpoint = Checkpoint::open(folder)?;
+        let stored = checkpoint.stored_as(checkpoint.head()).unwrap_or_default();
+        let dtype = options.dtype.unwrap_or(if stored == "I8" { Dtype::Int8 } else { Dtype::F32 });
         let prompt = Prompt::open(folder, checkpoint.config().vocabulary)?;
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads.unwrap_or(0))

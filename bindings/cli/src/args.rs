@@ -59,7 +59,7 @@ pub(crate) struct ReaderArgs {
     /// Threads to read with [default: all processors]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// What its matrices are kept as in memory [default: f32]
+    /// What its matrices are kept as in memory [default: int8 where stored so, else f32]
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
 }
