@@ -27,7 +27,7 @@ def test_ops(golden):
 
 def test_model(golden, pilot):
     reader = Reader(Config.load(os.path.join(pilot, "config.json"))).double()
-    reader.load_state_dict({k: v.double() for k, v in checkpoint.load(pilot).items()})
+    reader.load_state_dict({k: v.double() for k, v in checkpoint.dequantize(checkpoint.load(pilot)).items()})
     for path in sorted(glob.glob(os.path.join(golden, "model_*.safetensors"))):
         t, _ = checkpoint.read_file(path)
         for cuts in ([len(t["ids"])], [1, 2, 30], [17, 3]):     # however it is cut, the same
