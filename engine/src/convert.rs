@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use half::bf16;
+use palimpsest_kernels::quantise;
 use safetensors::tensor::{Dtype, View};
 use serde::Serialize;
 
@@ -50,7 +51,8 @@ pub fn convert(from: &Path, to: &Path, stored: Stored) -> Result<Converted> {
         match (&shape[..], stored) {
             ([_, _], Stored::Bf16) => tensors.push((name, Tensor::bf16(shape, &values))),
             ([rows, cols], Stored::Int8) => {
-                let (bytes, scales) = int8_rows(&values, *cols);
+                let (weights, scales) = quantise(*cols, &values)?;
+                let bytes = weights.into_iter().map(i8::cast_unsigned).collect();
                 tensors.push((format!("{name}_scale"), Tensor::f32(vec![*rows], &scales)));
                 tensors.push((name, Tensor { dtype: Dtype::I8, shape, bytes }));
             }
@@ -71,19 +73,6 @@ pub fn convert(from: &Path, to: &Path, stored: Stored) -> Result<Converted> {
     std::fs::rename(&part, &file).map_err(|e| Error::io(&file, e))?;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
     Ok(Converted { bytes_before: checkpoint.files().map(size).sum(), bytes_after: size(&file), matrices })
-}
-
-/// int8 values of a row-major matrix and one scale a row.
-fn int8_rows(values: &[f32], cols: usize) -> (Vec<u8>, Vec<f32>) {
-    let mut bytes = Vec::with_capacity(values.len());
-    let mut scales = Vec::new();
-    for row in values.chunks(cols.max(1)) {
-        let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        bytes.extend(row.iter().map(|x| ((x * inverse).round().clamp(-127.0, 127.0) as i8).cast_unsigned()));
-        scales.push(scale);
-    }
-    (bytes, scales)
 }
 
 struct Tensor {

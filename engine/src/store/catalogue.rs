@@ -218,7 +218,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 fn with_sled<T>(folder: &Path, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, String> {
     let all = || {
         let config = sled::Config::new().path(folder).mode(sled::Mode::LowSpace).cache_capacity(1 << 20).flush_every_ms(None);
-        let db = config.open()?;
+        let db = open_unlocked(&config)?;
         let out = work(&db)?;
         db.flush()?;
         Ok(out)
@@ -229,6 +229,21 @@ fn with_sled<T>(folder: &Path, work: impl FnOnce(&sled::Db) -> sled::Result<T>) 
         Err(panic) => {
             let said = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
             Err(format!("sled gave up on it: {}", said.unwrap_or_default()))
+        }
+    }
+}
+
+/// Opens sled, waiting up to a second for its file's lock. The store's own lock is held here, so nobody else uses the catalogue:
+/// only a child process that is just being started can hold a copy of the lock of the last opening, for a moment.
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    let mut tries = 50;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(e)) if tries > 0 && e.to_string().contains("could not acquire lock") => {
+                tries -= 1;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            opened => return opened,
         }
     }
 }
