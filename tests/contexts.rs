@@ -4,7 +4,8 @@ mod tiny;
 
 use std::path::Path;
 
-use palimpsest::{Context, Error, Reader, ReaderOptions};
+use palimpsest::context::STRIDE_TOKENS;
+use palimpsest::{Cancel, Context, Error, Reader, ReaderOptions};
 use safetensors::Dtype;
 use tiny::{Noise, Tiny, write_word_tokenizer};
 
@@ -23,7 +24,7 @@ fn text(words: usize) -> String {
 
 fn whole<'r>(reader: &'r Reader, folder: &Path, text: &str) -> Context<'r> {
     let mut context = Context::begin(reader, folder, "A title", text.as_bytes()).expect("begun");
-    context.advance(&mut |_, _| true).expect("read");
+    context.advance(&Cancel::new(), &mut |_, _| {}).expect("read");
     context
 }
 
@@ -94,14 +95,38 @@ fn reading_goes_on_where_it_was_cut_short() {
     let one = whole(&reader, &folder.path().join("one"), &text);
     let path = folder.path().join("two");
     let mut two = Context::begin(&reader, &path, "A title", text.as_bytes()).expect("begun");
-    assert!(matches!(two.advance(&mut |_, _| false), Err(Error::Cancelled)));
+    let cancel = Cancel::new();
+    let stopped = two.advance(&cancel, &mut |read, _| {
+        if read > 3_000 {
+            cancel.cancel()
+        }
+    });
+    assert!(matches!(stopped, Err(Error::Cancelled)));
+    assert_eq!(two.status().tokens, 3 * STRIDE_TOKENS as u64, "nothing is read after it");
+    assert!(matches!(two.advance(&cancel, &mut |_, _| panic!("read on")), Err(Error::Cancelled)));
     drop(two);
     let mut two = Context::open(&reader, &path).expect("opened");
     let (had, left) = (two.status().tokens, two.status().tokens_left);
     assert!(had > 0 && left > 0, "{had} read, {left} left");
     assert!(matches!(two.ask("Which gate?"), Err(Error::Input(_))), "not asked before it is wholly read");
-    two.advance(&mut |_, _| true).expect("read on");
+    two.advance(&Cancel::new(), &mut |_, _| {}).expect("read on");
     assert_eq!(two.state(), one.state());
+}
+
+#[test]
+fn cancelling_loses_nothing_that_was_asked() {
+    let folder = tempfile::tempdir().expect("folder");
+    let reader = reader(&folder.path().join("reader"), 7);
+    let mut context = whole(&reader, &folder.path().join("c"), &text(300));
+    let before = context.state().clone();
+    let cancel = Cancel::new();
+    cancel.cancel();
+    assert!(matches!(context.ask_with("Which gate?", &cancel), Err(Error::Cancelled)));
+    assert_eq!((context.turns().len(), context.state()), (0, &before));
+    let never = Context::read(&reader, &folder.path().join("d"), "", text(10).as_bytes(), &cancel, &mut |_, _| {});
+    assert!(matches!(never, Err(Error::Cancelled)));
+    let read = Context::read(&reader, &folder.path().join("d"), "", text(10).as_bytes(), &Cancel::new(), &mut |_, _| {});
+    assert_eq!(read.expect("made anew").status().tokens_left, 0);
 }
 
 #[test]
@@ -118,7 +143,7 @@ fn a_state_that_is_not_the_texts_is_refused_and_read_again() {
         std::fs::write(&file, &flipped).expect("flipped");
         let mut context = Context::open(&reader, &path).expect("opens");
         assert!(!context.status().notices.is_empty(), "byte {at}: nobody was told");
-        context.advance(&mut |_, _| true).expect("read again");
+        context.advance(&Cancel::new(), &mut |_, _| {}).expect("read again");
         assert_eq!(context.state(), &good, "byte {at}");
     }
     let other = self::reader(&folder.path().join("other"), 8);

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::cancel::Pace;
 use crate::error::Result;
 use crate::model::{Sequence, Want};
 use crate::prompt::{Origin, PassageTokens};
@@ -99,17 +100,25 @@ impl Allowed {
 /// # Errors
 /// As [`crate::model::Model::forward`].
 pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>]) -> Result<Vec<Span>> {
+    answer_spans_at(reader, asked, &mut Pace::free())
+}
+
+/// As [`answer_spans`], stopping where `pace` says so.
+///
+/// # Errors
+/// As [`crate::model::Model::forward_at`].
+pub fn answer_spans_at(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>) -> Result<Vec<Span>> {
     let (none, end) = (reader.prompt().none(), reader.prompt().end());
     let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.text)).collect();
     let mut decoded: Vec<Option<u32>> = vec![None; asked.len()];
     let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
-    reader.forward(&mut batch, Want::Last, &mut |i, _, logits| decoded[i] = cursors[i].take(logits, none, end))?;
+    reader.forward_at(&mut batch, Want::Last, pace, &mut |i, _, logits| decoded[i] = cursors[i].take(logits, none, end))?;
     while decoded.iter().any(Option::is_some) {
         let step = decoded.clone();
         let mut batch: Vec<Sequence<'_>> =
             asked.iter_mut().zip(&step).map(|(a, id)| Sequence { ids: id.as_slice(), state: a.state }).collect();
         decoded.fill(None);
-        reader.forward(&mut batch, Want::Last, &mut |i, _, logits| {
+        reader.forward_at(&mut batch, Want::Last, pace, &mut |i, _, logits| {
             cursors[i].span.tokens_read += 1;
             decoded[i] = cursors[i].take(logits, none, end);
         })?;

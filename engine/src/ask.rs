@@ -1,20 +1,17 @@
-//! Question -> cited answer: retrieve, rerank, read, answer, cite, one after another.
+//! Questions -> cited answers: what was considered is ranked, held against its source, and cited.
 
-use std::ops::Range;
 use std::time::Instant;
 
-use palimpsest_index::Index;
+use palimpsest_index::{Filter, Index};
 use serde::Serialize;
 
-use crate::answer::{Allowed, Asked, Span, SpanText, after_one_reading, answer_spans, before_second_reading};
-use crate::cite::{Checked, Citation, cite, near};
+use crate::answer::{after_one_reading, before_second_reading};
+use crate::cancel::{Cancel, Pace};
+use crate::cite::{Checked, Citation, QUOTE_BYTES, cite, near};
+use crate::consider::{Batch, Consideration, Considered, Sources, consider, lap, questions_at_once};
 use crate::error::Result;
-use crate::prompt::{Origin, PassageTokens};
-use crate::read::{ReadPassage, Reader, read_passages};
-use crate::rerank::{Candidate, rerank};
-use crate::retrieve::retrieve;
-use crate::state::State;
-use crate::store::Store;
+use crate::events::Event;
+use crate::free::write;
 
 /// How a question is to be answered.
 #[derive(Debug, Clone)]
@@ -25,11 +22,21 @@ pub struct AskOptions {
     pub min_confidence: f32,
     /// How they are read.
     pub tier: Tier,
+    /// Tokens that a question may run through the reader; `None` for as many as it takes. Where they do not reach for all
+    /// passages worth reading, the best are read and a notice says so.
+    pub budget_tokens: Option<u64>,
+    /// Milliseconds after which no further passage is begun, for all questions of a call together; a notice says so. What was
+    /// read by then is still asked.
+    pub budget_ms: Option<u64>,
+    /// Which documents to look at; all without.
+    pub filter: Option<Filter>,
+    /// Answer in the reader's own words, for larger readers: marked as such in [`Answer::free`], and cited still.
+    pub free: bool,
 }
 
 impl Default for AskOptions {
     fn default() -> Self {
-        Self { passages: 5, min_confidence: 0.1, tier: Tier::A }
+        Self { passages: 5, min_confidence: 0.1, tier: Tier::A, budget_tokens: None, budget_ms: None, filter: None, free: false }
     }
 }
 
@@ -48,8 +55,10 @@ pub const SECOND_READINGS: usize = 3;
 /// What came of a question. Serialises to the stable shape that the README documents.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answer {
-    /// A span of the quote of one of the citations, or none.
+    /// A span of the quote of one of the citations, or none; where `free`, in the reader's own words.
     pub answer: Option<String>,
+    /// The answer is in the reader's own words: it stands in no quote, and the citation is the span that speaks for it.
+    pub free: bool,
     /// How sure the reader is of the answer, 0..1; where there is none to show, of the best one.
     pub confidence: f32,
     /// Where the answer stands. Empty without one.
@@ -83,156 +92,156 @@ pub struct Timings {
     pub total: f64,
 }
 
-/// A passage that was read for a question, and what it says.
-#[derive(Debug, Clone)]
-pub struct Considered {
-    /// Where it lies and how BM25 ranked it.
-    pub candidate: Candidate,
-    /// What was read.
-    pub tokens: PassageTokens,
-    /// What it answers; `None` where tier B left it aside.
-    pub span: Option<Span>,
-}
-
-impl Considered {
-    /// How good an answer this is: the span's log-odds against none, with the BM25 score mixed in. `None` without an answer.
-    #[must_use]
-    pub fn score(&self) -> Option<f32> {
-        let score = self.span.as_ref()?.margin() + BM25_WEIGHT * self.candidate.relative_score.ln();
-        score.is_finite().then_some(score)
-    }
-}
-
-/// Everything that was read for a question.
-#[derive(Debug, Clone)]
-pub struct Consideration {
-    /// In BM25's order.
-    pub considered: Vec<Considered>,
-    /// Tokens run through the reader.
-    pub tokens_read: u64,
-    /// Tokens not run because a snapshot held them.
-    pub tokens_restored: u64,
-    timings_ms: Timings,
-}
-
-impl Consideration {
-    /// Passages that hold an answer with their scores, best first.
-    #[must_use]
-    pub fn ranked(&self) -> Vec<(f32, usize)> {
-        let mut order: Vec<(f32, usize)> =
-            self.considered.iter().enumerate().filter_map(|(i, c)| Some((c.score()?, i))).collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        order
-    }
-}
-
-/// Finds and reads passages, and decodes what each one answers.
-///
-/// # Errors
-/// [`crate::Error::Input`] for an empty question; those of index and reader.
-pub fn consider(index: &Index, reader: &Reader, store: &Store, question: &str, options: &AskOptions) -> Result<Consideration> {
-    let clock = Instant::now();
-    let mut timings = Timings::default();
-    let asked = after_one_reading(reader, question)?;
-    let candidates = rerank(&retrieve(index, question)?, options.passages);
-    timings.retrieve = lap(&clock, 0.0);
-
-    let passages = candidates.iter().map(|c| reader.prompt().passage(&c.hit.title, &c.hit.text)).collect::<Result<Vec<_>>>()?;
-    let read = read_passages(reader, store, passages)?;
-    timings.read = lap(&clock, timings.retrieve);
-
-    let mut all = Consideration {
-        considered: Vec::new(),
-        tokens_read: read.iter().map(ReadPassage::tokens_read).sum(),
-        tokens_restored: read.iter().map(ReadPassage::tokens_restored).sum(),
-        timings_ms: Timings::default(),
-    };
-    let (states, tokens): (Vec<State>, Vec<PassageTokens>) = read.into_iter().map(|p| (p.state, p.tokens)).unzip();
-    let with_tokens = candidates.into_iter().zip(tokens);
-    all.considered = with_tokens.map(|(candidate, tokens)| Considered { candidate, tokens, span: None }).collect();
-    let once = (0..states.len()).map(|i| (i, asked.clone())).collect();
-    all.decode(reader, &states, once)?;
-    if options.tier == Tier::B {
-        let best = all.ranked().into_iter().take(SECOND_READINGS);
-        let twice = best.map(|(_, i)| Ok((i, before_second_reading(reader, question, &all.considered[i].tokens)?)));
-        let twice = twice.collect::<Result<Vec<_>>>()?;
-        all.considered.iter_mut().for_each(|c| c.span = None);
-        all.decode(reader, &states, twice)?;
-    }
-    timings.answer = lap(&clock, timings.retrieve + timings.read);
-    all.timings_ms = timings;
-    Ok(all)
-}
-
-impl Consideration {
-    /// Asks forks of `states`, all in one batch; `asked` has the number of each passage and what follows it.
-    fn decode(&mut self, reader: &Reader, states: &[State], asked: Vec<(usize, Vec<u32>)>) -> Result<()> {
-        let mut forks: Vec<State> = asked.iter().map(|(i, _)| states[*i].clone()).collect();
-        let texts: Vec<SpanText> =
-            asked.iter().map(|(i, _)| SpanText::of_passage(&self.considered[*i].tokens, Allowed::Text)).collect();
-        let contexts = forks.iter_mut().zip(&asked).zip(&texts);
-        let mut contexts: Vec<Asked<'_>> = contexts.map(|((state, (_, ids)), text)| Asked { state, ids, text }).collect();
-        let spans = answer_spans(reader, &mut contexts)?;
-        for ((i, ids), span) in asked.into_iter().zip(spans) {
-            self.tokens_read += ids.len() as u64 + span.tokens_read;
-            self.considered[i].span = Some(span);
-        }
-        Ok(())
-    }
-}
-
-/// Answers `question` from the documents of `index`.
+/// Answers `question`, telling on the way what happens; the last event is [`Event::Done`]. `notices` go into the answer.
 ///
 /// # Errors
 /// As [`consider`].
-pub fn ask(index: &Index, reader: &Reader, store: &Store, question: &str, options: &AskOptions) -> Result<Answer> {
+pub fn ask(
+    from: Sources<'_>,
+    question: &str,
+    options: &AskOptions,
+    notices: &[String],
+    cancel: &Cancel,
+    tell: &mut (dyn FnMut(Event) + Send),
+) -> Result<Answer> {
     let clock = Instant::now();
-    let all = consider(index, reader, store, question, options)?;
-    let mut timings = all.timings_ms;
-    let before = lap(&clock, 0.0);
-    let mut notices = Vec::new();
-    let mut best = None;
-    let mut confidence = 0.0;
+    let batch = consider(from, &[question], options, cancel, tell)?;
+    let mut answers = conclude(from, &batch, &[question], options, &clock, cancel, tell)?;
+    let mut answer = answers.remove(0);
+    answer.notices.splice(0..0, notices.iter().cloned());
+    tell(Event::Done(answer.clone()));
+    Ok(answer)
+}
+
+/// Answers many questions: the weights go through memory once for all of them, and a passage that several need is read once.
+/// Each answer is the one that [`ask`] gives.
+///
+/// # Errors
+/// As [`consider`].
+pub fn ask_many(from: Sources<'_>, questions: &[&str], options: &AskOptions, cancel: &Cancel) -> Result<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(questions.len());
+    for some in questions.chunks(questions_at_once(from.reader, options)) {
+        let clock = Instant::now();
+        let batch = consider(from, some, options, cancel, &mut |_| {})?;
+        answers.extend(conclude(from, &batch, some, options, &clock, cancel, &mut |_| {})?);
+    }
+    Ok(answers)
+}
+
+fn conclude(
+    from: Sources<'_>,
+    batch: &Batch,
+    questions: &[&str],
+    options: &AskOptions,
+    clock: &Instant,
+    cancel: &Cancel,
+    tell: &mut (dyn FnMut(Event) + Send),
+) -> Result<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(questions.len());
+    for (all, question) in batch.questions.iter().zip(questions) {
+        cancel.check()?;
+        let before = lap(clock, 0.0);
+        let best = best(from.index, all, options)?;
+        let mut answer = best.answer;
+        answer.timings_ms.cite = lap(clock, before);
+        if let Some(considered) = best.considered {
+            if options.free {
+                in_own_words(from, batch, considered, question, &mut answer, cancel, tell)?;
+            } else {
+                tell_pieces(considered, tell);
+            }
+            answer.citations.iter().for_each(|c| tell(Event::Citation(c.clone())));
+        }
+        answer.timings_ms.total = lap(clock, 0.0);
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+fn tell_pieces(considered: &Considered, tell: &mut (dyn FnMut(Event) + Send)) {
+    considered.answer_pieces().into_iter().for_each(|piece| tell(Event::Token(piece.to_string())));
+}
+
+/// An answer, and the passage it is from.
+struct Best<'a> {
+    answer: Answer,
+    considered: Option<&'a Considered>,
+}
+
+/// The best answer whose quote stands in its source.
+fn best<'a>(index: &Index, all: &'a Consideration, options: &AskOptions) -> Result<Best<'a>> {
+    let mut answer = Answer {
+        answer: None,
+        free: false,
+        confidence: 0.0,
+        citations: Vec::new(),
+        nearest: Vec::new(),
+        tokens_read: all.tokens_read,
+        tokens_restored: all.tokens_restored,
+        tier: all.tier,
+        timings_ms: all.timings_ms,
+        notices: all.notices.clone(),
+    };
     for (score, i) in all.ranked() {
         let chance = chance(score);
-        confidence = f32::max(confidence, chance);
+        answer.confidence = f32::max(answer.confidence, chance);
         if chance < options.min_confidence {
             break;
         }
-        match cited(index, &all.considered[i])? {
-            Some((answer, Checked::Holds(citation))) => {
-                (best, confidence) = (Some((answer, citation)), chance);
-                break;
+        let considered = &all.considered[i];
+        match cited(index, considered)? {
+            Some((text, Checked::Holds(citation))) => {
+                (answer.answer, answer.confidence) = (Some(text), chance);
+                answer.citations.push(citation);
+                return Ok(Best { answer, considered: Some(considered) });
             }
-            Some((_, Checked::Withheld(reason))) => notices.push(reason),
+            Some((_, Checked::Withheld(reason))) => answer.notices.push(reason),
             None => {}
         }
     }
-    let nearest = if best.is_none() { nearest(index, &all.considered)? } else { Vec::new() };
-    timings.cite = lap(&clock, before);
-    timings.total = lap(&clock, 0.0);
-    let (answer, citations) = best.map_or((None, Vec::new()), |(answer, citation)| (Some(answer), vec![citation]));
-    Ok(Answer {
-        answer,
-        confidence,
-        citations,
-        nearest,
-        tokens_read: all.tokens_read,
-        tokens_restored: all.tokens_restored,
-        tier: options.tier,
-        timings_ms: timings,
-        notices,
-    })
+    for hit in all.hits() {
+        if let Checked::Holds(citation) = cite(index, hit, near(hit))? {
+            answer.nearest.push(citation);
+        }
+    }
+    Ok(Best { answer, considered: None })
 }
 
-fn lap(clock: &Instant, before: f64) -> f64 {
-    clock.elapsed().as_secs_f64() * 1e3 - before
+/// Puts what the reader writes in place of the span, whose citation stays. Words that stand in the passage after all are
+/// cited where they stand. A reader that writes nothing leaves the span.
+fn in_own_words(
+    from: Sources<'_>,
+    batch: &Batch,
+    considered: &Considered,
+    question: &str,
+    answer: &mut Answer,
+    cancel: &Cancel,
+    tell: &mut (dyn FnMut(Event) + Send),
+) -> Result<()> {
+    let ids = match answer.tier {
+        Tier::A => after_one_reading(from.reader, question)?,
+        Tier::B => before_second_reading(from.reader, question, &considered.tokens)?,
+    };
+    let mut state = batch.states[considered.state].clone();
+    let mut pace = Pace::until(cancel);
+    let written = write(from.reader, &mut state, &ids, &mut pace, &mut |piece| tell(Event::Token(piece)))?;
+    answer.tokens_read += written.tokens_read;
+    let Some(text) = written.text else {
+        tell_pieces(considered, tell);
+        return Ok(());
+    };
+    let hit = &considered.candidate.hit;
+    answer.free = true;
+    if let Some(at) = hit.text.find(&text)
+        && text.len() <= QUOTE_BYTES
+        && let Checked::Holds(citation) = cite(from.index, hit, at..at + text.len())?
+    {
+        answer.free = false;
+        answer.citations = vec![citation];
+    }
+    answer.answer = Some(text);
+    Ok(())
 }
-
-/// Weight of the logarithm of the relative BM25 score beside the span's log-odds. Fitted on 130 questions of SQuAD's training
-/// set over 2,022 paragraphs (`eval collection --rows`): the right paragraph wins for 81.5% with 0, 85.4% with 4, 87.7% with 8,
-/// 88.5% with 16, 85.4% with 40.
-const BM25_WEIGHT: f32 = 8.0;
 
 /// Log-odds a unit of confidence stands for. Flatter than the reader's own odds, which are far too sure of themselves; a
 /// calibration on questions that it did not learn from is still to come.
@@ -249,31 +258,4 @@ fn cited(index: &Index, considered: &Considered) -> Result<Option<(String, Check
     let hit = &considered.candidate.hit;
     let answer = hit.text[bytes.clone()].to_string();
     Ok(Some((answer, cite(index, hit, bytes)?)))
-}
-
-impl Considered {
-    /// The bytes of the passage that its answer is, white space around it left out.
-    #[must_use]
-    pub fn answer_bytes(&self) -> Option<Range<usize>> {
-        let place = self.span.as_ref()?.place.clone()?;
-        let ranges = self.tokens.origins.get(place)?.iter().filter_map(|o| match o {
-            Origin::Text(range) => Some(range.clone()),
-            _ => None,
-        });
-        let bytes = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
-        let text = self.candidate.hit.text.get(bytes.clone())?;
-        let start = bytes.start + (text.len() - text.trim_start().len());
-        let end = start + text.trim().len();
-        (start < end).then_some(start..end)
-    }
-}
-
-fn nearest(index: &Index, considered: &[Considered]) -> Result<Vec<Citation>> {
-    let mut out = Vec::new();
-    for hit in considered.iter().map(|c| &c.candidate.hit) {
-        if let Checked::Holds(citation) = cite(index, hit, near(hit))? {
-            out.push(citation);
-        }
-    }
-    Ok(out)
 }

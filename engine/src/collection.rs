@@ -6,7 +6,9 @@ use std::path::Path;
 use palimpsest_index::{Document, Index};
 use serde::Serialize;
 
-use crate::ask::{AskOptions, Consideration, Tier, ask, consider};
+use crate::ask::{AskOptions, Tier, ask};
+use crate::cancel::Cancel;
+use crate::consider::{Consideration, Sources, consider};
 use crate::error::{Error, Result};
 use crate::measure::{Question, Scores, Tiers, questions, squad_scores};
 use crate::read::Reader;
@@ -126,9 +128,11 @@ impl Sums<'_> {
         let (index, reader, store) = (self.index, self.reader, self.store);
         let tier = |tier| AskOptions { tier, ..self.options.clone() };
         // Cold: a store of its own, so that nothing was read before.
-        let b = ask(index, reader, &Store::in_memory(64 << 20), &q.question, &tier(Tier::B))?;
-        let considered = consider(index, reader, store, &q.question, &tier(Tier::A))?;
-        let a = ask(index, reader, store, &q.question, &tier(Tier::A))?;
+        let (cold, cancel) = (Store::in_memory(64 << 20), Cancel::new());
+        let b = ask(Sources { index, reader, store: &cold }, &q.question, &tier(Tier::B), &[], &cancel, &mut |_| {})?;
+        let warm = Sources { index, reader, store };
+        let considered = consider(warm, &[&q.question], &tier(Tier::A), &cancel, &mut |_| {})?.questions.remove(0);
+        let a = ask(warm, &q.question, &tier(Tier::A), &[], &cancel, &mut |_| {})?;
         self.cold.push(b.timings_ms.total);
         self.warm.push(a.timings_ms.total);
         for (sum, answer) in [(&mut self.scores.tiers.a, &a), (&mut self.scores.tiers.b, &b)] {

@@ -16,15 +16,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Asked, SpanText, after_one_reading, answer_spans};
+use crate::answer::{Asked, SpanText, after_one_reading, answer_spans_at};
+use crate::cancel::{Cancel, Pace};
 use crate::error::{Error, Result};
-use crate::model::Sequence;
+use crate::model::{Sequence, Want};
 use crate::read::Reader;
 use crate::snapshot::{Chain, Form, Snapshot};
 use crate::state::State;
 
 /// Tokens read between two times that the state is kept: what a kill costs at most.
 pub const INTERVAL_TOKENS: usize = 8192;
+
+/// Tokens read at once: what is lost of a reading that is cancelled.
+pub const STRIDE_TOKENS: usize = 1024;
 
 /// Turns that can be taken back without reading the text again.
 pub const KEPT_TURNS: usize = 8;
@@ -164,26 +168,55 @@ impl<'r> Context<'r> {
         Ok(context)
     }
 
-    /// Reads what is still to be read, keeping the state every [`INTERVAL_TOKENS`]. `progress` gets the tokens read so far
-    /// and all of them, and returns whether to go on.
+    /// Makes `folder` a context of `source` and reads it: [`Context::begin`] and [`Context::advance`].
     ///
     /// # Errors
-    /// [`Error::Cancelled`] when `progress` says so: what was read until then is kept.
-    pub fn advance(&mut self, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+    /// Those of both. After [`Error::Cancelled`] the context is there once its text was tokenised, and can be read on.
+    pub fn read(
+        reader: &'r Reader,
+        folder: &Path,
+        title: &str,
+        source: impl Read,
+        cancel: &Cancel,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Self> {
+        let begun = Self::begin(reader, folder, title, Stoppable { source, cancel });
+        let mut context = cancel.check().and(begun)?;
+        context.advance(cancel, progress)?;
+        Ok(context)
+    }
+
+    /// Reads what is still to be read, keeping the state every [`INTERVAL_TOKENS`]. `progress` gets the tokens read so far
+    /// and all of them.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]: what was read until then is kept, but for the last [`STRIDE_TOKENS`].
+    pub fn advance(&mut self, cancel: &Cancel, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
         let all = self.all_ids_len();
         if self.state.tokens() >= all {
             return Ok(());
         }
         let ids = self.ids()?;
         let mut from = self.state.tokens() as usize;
+        let mut kept = from;
+        // Reading that is cancelled leaves its state between two tokens: the one before it is gone back to.
+        let mut before = self.state.clone();
         while from < ids.len() {
-            let to = (from + INTERVAL_TOKENS).min(ids.len());
-            self.reader.append(&mut [Sequence { ids: &ids[from..to], state: &mut self.state }])?;
-            self.keep("state", &ids[..to])?;
-            from = to;
-            if !progress(to as u64, all) && to < ids.len() {
-                return Err(Error::Cancelled);
+            let to = ids.len().min((from / STRIDE_TOKENS + 1) * STRIDE_TOKENS);
+            before.clone_from(&self.state);
+            let mut next = [Sequence { ids: &ids[from..to], state: &mut self.state }];
+            let read = self.reader.forward_at(&mut next, Want::Nothing, &mut Pace::until(cancel), &mut |_, _, _| {});
+            if let Err(error) = read {
+                self.state = before;
+                self.keep("state", &ids[..from])?;
+                return Err(error);
             }
+            from = to;
+            if from - kept >= INTERVAL_TOKENS || from == ids.len() {
+                self.keep("state", &ids[..from])?;
+                kept = from;
+            }
+            progress(from as u64, all);
         }
         Ok(())
     }
@@ -193,6 +226,14 @@ impl<'r> Context<'r> {
     /// # Errors
     /// [`Error::Input`] for an empty question or a text not wholly read; as [`crate::model::Model::forward`].
     pub fn ask(&mut self, question: &str) -> Result<ContextAnswer> {
+        self.ask_with(question, &Cancel::new())
+    }
+
+    /// As [`Context::ask`], until `cancel`.
+    ///
+    /// # Errors
+    /// As [`Context::ask`]; [`Error::Cancelled`]: then nothing was asked.
+    pub fn ask_with(&mut self, question: &str, cancel: &Cancel) -> Result<ContextAnswer> {
         if self.state.tokens() < self.all_ids_len() {
             return Err(Error::Input(format!("{} is not wholly read yet: read it on first", self.folder.display())));
         }
@@ -203,7 +244,8 @@ impl<'r> Context<'r> {
         }
         let Some((text, ends)) = &self.spans else { return Err(Error::Cancelled) };
         let mut fork = self.state.clone();
-        let spans = answer_spans(self.reader, &mut [Asked { state: &mut fork, ids: &asked, text }])?;
+        let mut pace = Pace::until(cancel);
+        let spans = answer_spans_at(self.reader, &mut [Asked { state: &mut fork, ids: &asked, text }], &mut pace)?;
         let span = spans.into_iter().next();
         let place = span.as_ref().and_then(|s| s.place.clone());
         let range = place.map(|p| (p.start.checked_sub(1).map_or(0, |i| ends[i]), ends[p.end - 1]));
@@ -214,12 +256,15 @@ impl<'r> Context<'r> {
         let decoded = span.as_ref().map(|s| s.ids.clone()).unwrap_or_default();
         let end = self.reader.prompt().end();
         let ids: Vec<u32> = asked.iter().chain(&decoded).copied().chain(end).collect();
+        let mut after = self.state.clone();
+        let mut turn = [Sequence { ids: &ids, state: &mut after }];
+        self.reader.forward_at(&mut turn, Want::Nothing, &mut pace, &mut |_, _, _| {})?;
         let before = self.ids()?;
         self.keep(&format!("turn-{}", self.turns.len()), &before)?;
         if let Some(old) = self.turns.len().checked_sub(KEPT_TURNS) {
             let _ = fs::remove_file(self.folder.join(format!("turn-{old}")));
         }
-        self.reader.append(&mut [Sequence { ids: &ids, state: &mut self.state }])?;
+        self.state = after;
         let tokens_read = asked.len() as u64 + span.as_ref().map_or(0, |s| s.tokens_read) + ids.len() as u64;
         self.turns.push(Turn { question: question.trim().to_string(), answer: answer.clone(), ids });
         self.keep_turns()?;
@@ -255,7 +300,7 @@ impl<'r> Context<'r> {
             self.keep("state", &ids)?;
         } else {
             self.state = State::empty(self.reader.config());
-            self.advance(&mut |_, _| true)?;
+            self.advance(&Cancel::new(), &mut |_, _| {})?;
         }
         for turn in left..left + turns {
             let _ = fs::remove_file(self.folder.join(format!("turn-{turn}")));
@@ -415,6 +460,19 @@ impl<'r> Context<'r> {
                 .push(format!("the kept state of {} was refused and the text is read again: {reason}", self.folder.display())),
         }
         Ok(())
+    }
+}
+
+/// A text that ends in an error once `cancel` says so.
+struct Stoppable<'a, R> {
+    source: R,
+    cancel: &'a Cancel,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.cancel.check().map_err(std::io::Error::other)?;
+        self.source.read(buffer)
     }
 }
 

@@ -1,15 +1,18 @@
 //! The engine that apps hold: a store folder with index and snapshots, and a reader that is loaded when first needed.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexStatus, IngestReport, Progress};
+use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexError, IndexStatus, IngestReport, Progress};
 use palimpsest_kernels::Dtype;
 use serde::Serialize;
 
-use crate::ask::{Answer, AskOptions, ask};
+use crate::ask::{Answer, AskOptions, ask, ask_many};
+use crate::cancel::Cancel;
+use crate::consider::Sources;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::events::{Event, Events};
 use crate::read::{Reader, ReaderOptions};
 use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
 
@@ -96,17 +99,65 @@ impl Engine {
     /// # Errors
     /// Those of the index; a file that cannot be read is in the report instead.
     pub fn ingest(&self, paths: &[PathBuf], progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport> {
-        Ok(self.index.ingest(paths, progress)?)
+        self.ingest_with(paths, &Cancel::new(), progress)
+    }
+
+    /// As [`Engine::ingest`], until `cancel`.
+    ///
+    /// # Errors
+    /// As [`Engine::ingest`]; [`Error::Cancelled`]: what went in before is kept, and the next ingest goes on from it.
+    pub fn ingest_with(&self, paths: &[PathBuf], cancel: &Cancel, progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport> {
+        match self.index.ingest_until(paths, cancel.flag(), progress) {
+            Err(IndexError::Stopped) => Err(Error::Cancelled),
+            done => Ok(done?),
+        }
     }
 
     /// Answers `question` from the documents.
     ///
     /// # Errors
-    /// As [`crate::ask::ask`].
+    /// As [`crate::consider::consider`].
     pub fn ask(&self, question: &str, options: &AskOptions) -> Result<Answer> {
-        let mut answer = ask(&self.index, self.reader()?, &self.store, question, options)?;
-        answer.notices.splice(0..0, self.notices());
-        Ok(answer)
+        self.ask_with(question, options, &Cancel::new(), &mut |_| {})
+    }
+
+    /// As [`Engine::ask`], until `cancel`; `tell` gets what happens on the way, [`Event::Done`] at last.
+    ///
+    /// # Errors
+    /// As [`Engine::ask`]; [`Error::Cancelled`].
+    pub fn ask_with(
+        &self,
+        question: &str,
+        options: &AskOptions,
+        cancel: &Cancel,
+        tell: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Answer> {
+        cancel.check()?;
+        let notices = self.notices();
+        ask(self.sources()?, question, options, &notices, cancel, tell)
+    }
+
+    /// Answers many questions in one batch: they share the weights and the passages read, and each answer is the one that
+    /// [`Engine::ask`] gives.
+    ///
+    /// # Errors
+    /// As [`Engine::ask_with`]; no answer then.
+    pub fn ask_many(&self, questions: &[&str], options: &AskOptions, cancel: &Cancel) -> Result<Vec<Answer>> {
+        cancel.check()?;
+        let mut answers = ask_many(self.sources()?, questions, options, cancel)?;
+        answers.iter_mut().for_each(|a| drop(a.notices.splice(0..0, self.notices())));
+        Ok(answers)
+    }
+
+    /// Answers `question` on a thread of its own and hands out what happens, as an iterator and as an async stream. Dropping
+    /// it cancels.
+    #[must_use]
+    pub fn events(self: &Arc<Self>, question: impl Into<String>, options: AskOptions) -> Events {
+        Events::begin(self.clone(), question.into(), options, Cancel::new())
+    }
+
+    fn sources(&self) -> Result<Sources<'_>> {
+        Ok(Sources { index: &self.index, reader: self.reader()?, store: &self.store })
     }
 
     /// The passages that match `query` best.

@@ -40,6 +40,9 @@ pub enum Error {
     /// A shape handed to a kernel does not fit: an error of the engine itself, please report it.
     #[error(transparent)]
     Shape(#[from] palimpsest_kernels::ShapeError),
+    /// An error of the engine itself: please report it.
+    #[error("{0}: an error of the engine itself, please report it")]
+    Internal(&'static str),
     /// The caller cancelled.
     #[error("cancelled by the caller")]
     Cancelled,

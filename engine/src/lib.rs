@@ -9,13 +9,17 @@
 pub mod answer;
 pub mod ask;
 pub mod bench;
+pub mod cancel;
 pub mod checkpoint;
 pub mod cite;
 pub mod collection;
+pub mod consider;
 pub mod context;
 pub mod convert;
 mod engine;
 mod error;
+pub mod events;
+pub mod free;
 pub mod measure;
 pub mod model;
 pub mod prompt;
@@ -30,10 +34,12 @@ pub mod twin;
 mod weights;
 
 pub use ask::{Answer, AskOptions, Tier, Timings};
+pub use cancel::Cancel;
 pub use cite::Citation;
 pub use context::{Context, ContextAnswer, ContextStatus};
 pub use engine::{Engine, Options, Status, Verified, default_reader, store_name};
 pub use error::{Error, Result};
+pub use events::{Event, Events};
 pub use read::{Reader, ReaderOptions};
 pub use snapshot::{Refusal, Restore};
 

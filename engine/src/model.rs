@@ -8,6 +8,7 @@
 
 use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, OutputGate};
 
+use crate::cancel::Pace;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::state::{LayerOffsets, SEGMENT, State};
@@ -310,6 +311,22 @@ impl Model {
         scratch: &mut Scratch,
         sink: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
+        self.forward_at(batch, want, scratch, &mut Pace::free(), sink)
+    }
+
+    /// As [`Model::forward`], asking `pace` before every layer whether to go on.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; [`Error::Cancelled`] when `pace` says so: then the states of the batch are between two tokens
+    /// and must be thrown away.
+    pub fn forward_at(
+        &self,
+        batch: &mut [Sequence<'_>],
+        want: Want,
+        scratch: &mut Scratch,
+        pace: &mut Pace<'_>,
+        sink: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
         let c = &self.config;
         for s in batch.iter() {
             if let Some(id) = s.ids.iter().find(|&&id| id as usize >= c.vocabulary) {
@@ -328,7 +345,7 @@ impl Model {
         read.resize(batch.len(), 0);
         scratch.last.clear();
         scratch.last.resize(if want == Want::Last { batch.len() * c.width } else { 0 }, 0.0);
-        let result = self.rounds(batch, want, &mut read, scratch, sink);
+        let result = self.rounds(batch, want, &mut read, scratch, pace, sink);
         scratch.read = read;
         result
     }
@@ -339,6 +356,7 @@ impl Model {
         want: Want,
         read: &mut [usize],
         scratch: &mut Scratch,
+        pace: &mut Pace<'_>,
         sink: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
         let (d, vocabulary) = (self.config.width, self.config.vocabulary);
@@ -348,7 +366,7 @@ impl Model {
             if rows == 0 {
                 break;
             }
-            self.blocks_forward(batch, read, rows, scratch)?;
+            self.blocks_forward(batch, read, rows, scratch, pace)?;
             let mut first = 0;
             for (i, s) in batch.iter_mut().enumerate() {
                 let len = scratch.lens[i];
@@ -363,6 +381,7 @@ impl Model {
                 }
                 first += len;
             }
+            pace.read(rows);
             if want == Want::All {
                 self.logits_of_all(rows, scratch)?;
                 let mut row = 0;
@@ -395,7 +414,14 @@ impl Model {
     }
 
     /// One round through all blocks: the next `lens[i]` ids of each sequence; the residual stream is left in `scratch.x`.
-    fn blocks_forward(&self, batch: &mut [Sequence<'_>], read: &[usize], rows: usize, scratch: &mut Scratch) -> Result<()> {
+    fn blocks_forward(
+        &self,
+        batch: &mut [Sequence<'_>],
+        read: &[usize],
+        rows: usize,
+        scratch: &mut Scratch,
+        pace: &Pace<'_>,
+    ) -> Result<()> {
         let d = self.config.width;
         let x = sized(&mut scratch.x, rows * d);
         let ids = batch.iter().zip(read).zip(&scratch.lens).flat_map(|((s, &from), &len)| &s.ids[from..from + len]);
@@ -403,6 +429,7 @@ impl Model {
             row.copy_from_slice(&self.embedding[id as usize * d..(id as usize + 1) * d]);
         }
         for (layer, block) in self.blocks.iter().enumerate() {
+            pace.check()?;
             self.mixer(layer, block, batch, rows, scratch)?;
             self.mlp(block, rows, scratch)?;
         }

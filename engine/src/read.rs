@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use palimpsest_kernels::{Dtype, Kernels};
 
+use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Dialect};
 use crate::error::{Error, Result};
-use crate::model::{Config, Model, Scratch, Sequence, Want};
+use crate::model::{Config, MAX_ROWS, Model, Scratch, Sequence, Want};
 use crate::prompt::{PassageTokens, Prompt};
 use crate::snapshot::{Chain, Fingerprint, Restore, Snapshot};
-use crate::state::State;
+use crate::state::{SEGMENT, State};
 use crate::store::Store;
 
 /// Version of the layout in `state.rs` and of the order of arithmetic: raised when either changes, so that no older snapshot
@@ -145,8 +146,22 @@ impl Reader {
         want: Want,
         sink: &mut (dyn FnMut(usize, usize, &[f32]) + Send),
     ) -> Result<()> {
+        self.forward_at(batch, want, &mut Pace::free(), sink)
+    }
+
+    /// As [`Reader::forward`], stopping where `pace` says so.
+    ///
+    /// # Errors
+    /// As [`Model::forward_at`].
+    pub fn forward_at(
+        &self,
+        batch: &mut [Sequence<'_>],
+        want: Want,
+        pace: &mut Pace<'_>,
+        sink: &mut (dyn FnMut(usize, usize, &[f32]) + Send),
+    ) -> Result<()> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let result = self.threads.install(|| self.model.forward(batch, want, &mut scratch, sink));
+        let result = self.threads.install(|| self.model.forward_at(batch, want, &mut scratch, pace, sink));
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
     }
@@ -173,7 +188,7 @@ impl ReadPassage {
         }
     }
 
-    /// Tokens that ran through the reader.
+    /// Tokens that run through the reader.
     #[must_use]
     pub fn tokens_read(&self) -> u64 {
         self.tokens.ids.len() as u64 - self.tokens_restored()
@@ -185,26 +200,62 @@ impl ReadPassage {
 /// # Errors
 /// As [`Model::forward`]. A store that refuses a snapshot costs time, never the answer.
 pub fn read_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens>) -> Result<Vec<ReadPassage>> {
-    let mut read: Vec<ReadPassage> = passages
-        .into_iter()
-        .map(|tokens| {
-            let (state, restore) = restore(reader, store, &tokens.ids);
-            ReadPassage { tokens, state, restore }
-        })
-        .collect();
+    let mut read = restore_passages(reader, store, passages);
+    read_missing(reader, store, &mut read, None, &mut Pace::free())?;
+    Ok(read)
+}
+
+/// Each passage as far as the store holds it; [`read_missing`] reads the rest.
+#[must_use]
+pub fn restore_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens>) -> Vec<ReadPassage> {
+    let restored = passages.into_iter().map(|tokens| {
+        let (state, restore) = restore(reader, store, &tokens.ids);
+        ReadPassage { tokens, state, restore }
+    });
+    restored.collect()
+}
+
+/// Passages read at once under a deadline: each fills a segment of a round of the network (`MAX_ROWS`).
+const BEFORE_A_DEADLINE: usize = MAX_ROWS / SEGMENT;
+
+/// Reads what is missing of `passages`, in one batch, and puts it into the store; under a `deadline` a few at a time, in
+/// order, until it has passed. Returns how many are wholly read: all, or those at the front.
+///
+/// # Errors
+/// As [`Model::forward_at`]. A store that refuses a snapshot costs time, never the answer.
+pub fn read_missing(
+    reader: &Reader,
+    store: &Store,
+    passages: &mut [ReadPassage],
+    deadline: Option<Instant>,
+    pace: &mut Pace<'_>,
+) -> Result<usize> {
+    let size = if deadline.is_some() { BEFORE_A_DEADLINE } else { passages.len().max(1) };
+    let mut whole = 0;
+    for group in passages.chunks_mut(size) {
+        if deadline.is_some_and(|d| Instant::now() >= d) {
+            break;
+        }
+        read_together(reader, store, group, pace)?;
+        whole += group.len();
+    }
+    Ok(whole)
+}
+
+fn read_together(reader: &Reader, store: &Store, passages: &mut [ReadPassage], pace: &mut Pace<'_>) -> Result<()> {
     let started = Instant::now();
     let mut missing = Vec::new();
-    for passage in &mut read {
+    for passage in passages.iter_mut() {
         let restored = passage.tokens_restored() as usize;
         missing.push(Sequence { ids: &passage.tokens.ids[restored..], state: &mut passage.state });
     }
-    reader.append(&mut missing)?;
-    let tokens: u64 = read.iter().map(ReadPassage::tokens_read).sum();
+    reader.forward_at(&mut missing, Want::Nothing, pace, &mut |_, _, _| {})?;
+    let tokens: u64 = passages.iter().map(ReadPassage::tokens_read).sum();
     let cost_ms_per_token = started.elapsed().as_secs_f32() * 1e3 / tokens.max(1) as f32;
-    for passage in read.iter().filter(|p| p.tokens_read() > 0) {
+    for passage in passages.iter().filter(|p| p.tokens_read() > 0) {
         keep(reader, store, passage, cost_ms_per_token);
     }
-    Ok(read)
+    Ok(())
 }
 
 fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {

@@ -65,6 +65,9 @@ pub enum IndexError {
         /// Its words.
         what: String,
     },
+    /// The caller stopped an ingest; what went in before is kept.
+    #[error("stopped by the caller")]
+    Stopped,
     /// The search library refused.
     #[error("the index could not {doing}: {source}")]
     Tantivy {

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -107,6 +108,7 @@ impl Job {
 struct Run<'a> {
     index: &'a Index,
     progress: &'a (dyn Fn(&Progress) + Sync),
+    stop: &'a AtomicBool,
     began: Instant,
     state: Mutex<State>,
 }
@@ -143,12 +145,25 @@ impl Index {
     /// # Errors
     /// [`IndexError::Locked`] while another process writes; a file that cannot be read is in the report instead.
     pub fn ingest(&self, paths: &[PathBuf], progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport, IndexError> {
+        self.ingest_until(paths, &AtomicBool::new(false), progress)
+    }
+
+    /// As [`Index::ingest`], until `stop` is set: it is looked at before every file, and before every passage of a long one.
+    ///
+    /// # Errors
+    /// As [`Index::ingest`]; [`IndexError::Stopped`]: what went in before is kept, and the next ingest goes on from it.
+    pub fn ingest_until(
+        &self,
+        paths: &[PathBuf],
+        stop: &AtomicBool,
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<IngestReport, IndexError> {
         self.commit()?;
         self.refresh()?;
         let now = Instant::now();
         let state =
             State { report: IngestReport::default(), progress: Progress::default(), reported: now, committed: now, error: None };
-        let run = Run { index: self, progress, began: now, state: Mutex::new(state) };
+        let run = Run { index: self, progress, stop, began: now, state: Mutex::new(state) };
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let (sender, receiver) = sync_channel(threads * 16);
         let receiver = Mutex::new(receiver);
@@ -186,7 +201,16 @@ impl Run<'_> {
     }
 
     fn stopped(&self) -> bool {
-        self.state().error.is_some()
+        let asked_to = self.asked_to_stop();
+        let mut state = self.state();
+        if asked_to {
+            state.error.get_or_insert(IndexError::Stopped);
+        }
+        state.error.is_some()
+    }
+
+    fn asked_to_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
     }
 
     fn stop(&self, error: IndexError) {
@@ -322,7 +346,9 @@ impl Run<'_> {
         let open = || File::open(&job.path).map_err(Unread::from);
         let (mut content, mut text, mut passages, mut bytes) = (blake3::Hasher::new(), Sha256::new(), 0u32, 0u64);
         let mut title = None;
+        let go_on = || if self.asked_to_stop() { Err(Stop::Index(IndexError::Stopped)) } else { Ok(()) };
         stream::passages(open()?, bounds, |passage| {
+            go_on()?;
             content.update(passage.as_bytes());
             text.update(passage.as_bytes());
             if passages == 0 && job.format == Format::Markdown {
@@ -350,6 +376,7 @@ impl Run<'_> {
         self.index.replace(card, &[], |adding| {
             let mut again = blake3::Hasher::new();
             stream::passages(open()?, bounds, |passage| {
+                go_on()?;
                 again.update(passage.as_bytes());
                 Ok(adding.passage(passage)?)
             })?;

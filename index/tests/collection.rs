@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::ops::Bound;
 
@@ -365,4 +366,27 @@ fn hits_say_where_a_person_finds_them() {
     index.commit().expect("committed");
     let place = index.search("kernel", 1).expect("hits")[0].place.clone().expect("a place");
     assert_eq!((place.heading.as_deref(), place.line, place.page), (Some("Two"), Some(5), None));
+}
+
+#[test]
+fn an_ingest_that_is_stopped_keeps_what_went_in_and_goes_on_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let documents = dir.path().join("documents");
+    let line = "Many words about rivers, lakes and mountains, over and over again. ".repeat(300);
+    for n in 0..400 {
+        write(&documents.join(format!("{n}.txt")), format!("{n} {line}"));
+    }
+    let index = index(&dir.path().join("index"));
+    let stop = AtomicBool::new(true);
+    let stopped = index.ingest_until(&[documents.clone()], &stop, &|_| {});
+    assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
+    assert_eq!(index.documents().expect("documents").len(), 0);
+    stop.store(false, Ordering::Release);
+    // Progress is told every 50 ms: 8 MB take longer.
+    let stopped = index.ingest_until(&[documents.clone()], &stop, &|_| stop.store(true, Ordering::Release));
+    assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
+    let before = index.documents().expect("documents").len();
+    assert!(before > 0 && before < 400, "{before}");
+    let report = ingest(&index, &[&documents]);
+    assert_eq!(counts(&report), [400 - before, 0, before, 0, 0]);
 }

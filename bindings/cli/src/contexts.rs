@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use palimpsest_engine::{Context, ContextStatus, Engine, Error, Result};
+use palimpsest_engine::{Cancel, Context, ContextStatus, Engine, Error, Result};
 use serde_json::{Value, json};
 
 use crate::args::{self, ContextVerb};
@@ -64,10 +64,9 @@ fn read(engine: &Engine, name: &str, file: Option<&Path>, title: Option<&str>, o
         None => engine.context(name)?,
     };
     let bar = show::progress_bar();
-    context.advance(&mut |done, all| {
+    context.advance(&Cancel::new(), &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
-        true
     })?;
     bar.finish_and_clear();
     report(name, &context.status(), out)
