@@ -118,6 +118,7 @@ pub fn consider(
         tell(Event::Retrieved(candidates.iter().map(|c| c.hit.clone()).collect()));
         found.push(candidates);
     }
+    cancel.check()?;
     timings.retrieve = lap(&clock, 0.0);
 
     let (passages, mut all) = together(from.reader, found, options)?;
