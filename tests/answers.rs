@@ -24,7 +24,7 @@ fn engine(folder: &Path) -> Engine {
         write_word_tokenizer(&reader, &WORDS);
     }
     let store = folder.join(format!("store-{}", std::fs::read_dir(folder).expect("folder").count()));
-    let engine = Engine::open(Options { reader: Some(reader), ..Options::new(store) }).expect("opens");
+    let engine = Engine::open(Options { reader: Some(reader.into()), ..Options::new(store) }).expect("opens");
     let mut noise = Noise(5);
     for n in 0..12 {
         let words: Vec<&str> = (0..120 + n).map(|_| WORDS[noise.below(WORDS.len())]).collect();

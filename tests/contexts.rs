@@ -3,6 +3,7 @@
 mod tiny;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use palimpsest::context::STRIDE_TOKENS;
 use palimpsest::{Cancel, Context, Error, Reader, ReaderOptions};
@@ -11,10 +12,10 @@ use tiny::{Noise, Tiny, write_word_tokenizer};
 
 const WORDS: [&str; 8] = ["gate", "erase", "write", "state", "passage", "the", "of", "decay"];
 
-fn reader(folder: &Path, seed: u64) -> Reader {
+fn reader(folder: &Path, seed: u64) -> Arc<Reader> {
     Tiny { seed, ..Tiny::odd() }.write_fla(folder, Dtype::F32);
     write_word_tokenizer(folder, &WORDS);
-    Reader::open(folder, &ReaderOptions::default()).expect("a tiny reader")
+    Arc::new(Reader::open(folder, &ReaderOptions::default()).expect("a tiny reader"))
 }
 
 fn text(words: usize) -> String {
@@ -22,7 +23,7 @@ fn text(words: usize) -> String {
     (0..words).map(|_| WORDS[noise.below(WORDS.len())]).collect::<Vec<_>>().join(" ")
 }
 
-fn whole<'r>(reader: &'r Reader, folder: &Path, text: &str) -> Context<'r> {
+fn whole(reader: &Arc<Reader>, folder: &Path, text: &str) -> Context {
     let mut context = Context::begin(reader, folder, "A title", text.as_bytes()).expect("begun");
     context.advance(&Cancel::new(), &mut |_, _| {}).expect("read");
     context

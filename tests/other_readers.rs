@@ -22,7 +22,8 @@ fn ask(with_form: Option<&str>) {
     std::fs::create_dir(&documents).expect("folder");
     std::fs::write(documents.join("kenya.txt"), "Nairobi is the capital of Kenya. Lake Victoria lies in the west.")
         .expect("text");
-    let engine = Engine::open(Options { reader: Some(reader), ..Options::new(folder.path().join("store")) }).expect("opens");
+    let engine =
+        Engine::open(Options { reader: Some(reader.into()), ..Options::new(folder.path().join("store")) }).expect("opens");
     engine.ingest(&[documents], &|_| {}).expect("ingest");
     let options = AskOptions { min_confidence: 0.0, ..AskOptions::default() };
     let answer = engine.ask("Which city is the capital of Kenya?", &options).expect("asked");

@@ -4,12 +4,13 @@
 //! flash-linear-attention's (config.json beside the weights, sigmoid output gate). Everything refused is refused by the name
 //! of tensor and file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use palimpsest_kernels::OutputGate;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::files::ReaderFiles;
 use crate::model::Config;
 use crate::weights::WeightFiles;
 
@@ -72,7 +73,7 @@ impl Dialect {
 
 /// Weights on disk, opened and checked for their dialect; tensors are converted when asked for.
 pub struct Checkpoint {
-    folder: PathBuf,
+    from: ReaderFiles,
     weights: WeightFiles,
     dialect: Dialect,
     config: Config,
@@ -85,14 +86,22 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Reader`] naming the file and tensor at fault.
     pub fn open(folder: &Path) -> Result<Self> {
-        let weights = WeightFiles::open(folder)?;
-        let dialect = detect(folder, &weights)?;
-        let mut checkpoint = Self { folder: folder.to_path_buf(), weights, dialect, config: Config::default() };
+        Self::open_files(&ReaderFiles::folder(folder))
+    }
+
+    /// As [`Checkpoint::open`], from files wherever they lie.
+    ///
+    /// # Errors
+    /// [`Error::Reader`] naming the file and tensor at fault.
+    pub fn open_files(from: &ReaderFiles) -> Result<Self> {
+        let weights = WeightFiles::open(from)?;
+        let dialect = detect(from.name(), &weights)?;
+        let mut checkpoint = Self { from: from.clone(), weights, dialect, config: Config::default() };
         checkpoint.config = match dialect {
             Dialect::Nvidia => checkpoint.config_from_tensors()?,
             Dialect::Fla => checkpoint.config_from_json()?,
         };
-        checkpoint.config.validate().map_err(|reason| Error::reader(folder, reason))?;
+        checkpoint.config.validate().map_err(|reason| Error::reader(from.name(), reason))?;
         Ok(checkpoint)
     }
 
@@ -163,7 +172,7 @@ impl Checkpoint {
         let mut files = self.weights.files();
         match (files.next(), files.next()) {
             (Some(file), None) => file,
-            _ => &self.folder,
+            _ => self.from.name(),
         }
     }
 
@@ -198,8 +207,8 @@ impl Checkpoint {
     }
 
     fn config_from_json(&self) -> Result<Config> {
-        let file = self.folder.join("config.json");
-        let text = std::fs::read(&file).map_err(|e| {
+        let file = self.from.path("config.json");
+        let text = self.from.read("config.json").map_err(|e| {
             Error::reader(&file, format!("cannot be read ({e}); a checkpoint in flash-linear-attention's names needs it"))
         })?;
         let json: FlaConfig = serde_json::from_slice(&text).map_err(|e| Error::reader(&file, e.to_string()))?;

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +41,8 @@ const PACK_MAGIC: &[u8; 8] = b"PLMPCTX1";
 const PARTS: [&str; 4] = ["text", "log", "turns.json", "state"];
 
 /// A context, open.
-pub struct Context<'r> {
-    reader: &'r Reader,
+pub struct Context {
+    reader: Arc<Reader>,
     folder: PathBuf,
     state: State,
     /// Tokens of the log, before any turn.
@@ -99,13 +100,13 @@ pub struct ContextStatus {
     pub notices: Vec<String>,
 }
 
-impl<'r> Context<'r> {
+impl Context {
     /// Makes `folder` a context of `source` and tokenises it; nothing is read into the state yet: [`Context::advance`].
     /// A folder left half-made by a kill is made anew.
     ///
     /// # Errors
     /// [`Error::Input`] when the folder already holds a context, or the text is no UTF-8.
-    pub fn begin(reader: &'r Reader, folder: &Path, title: &str, source: impl Read) -> Result<Self> {
+    pub fn begin(reader: &Arc<Reader>, folder: &Path, title: &str, source: impl Read) -> Result<Self> {
         if folder.join("log").exists() {
             return Err(Error::Input(format!(
                 "{} already holds a context: drop it first, or choose another name",
@@ -145,7 +146,7 @@ impl<'r> Context<'r> {
     ///
     /// # Errors
     /// [`Error::Input`] when the folder holds no context, or its log is damaged.
-    pub fn open(reader: &'r Reader, folder: &Path) -> Result<Self> {
+    pub fn open(reader: &Arc<Reader>, folder: &Path) -> Result<Self> {
         let log = folder.join("log");
         let log_bytes = fs::metadata(&log).map_err(|_| Error::Input(format!("{} holds no context", folder.display())))?.len();
         let turns_file = folder.join("turns.json");
@@ -156,7 +157,7 @@ impl<'r> Context<'r> {
             Err(_) => Vec::new(),
         };
         let mut context = Self {
-            reader,
+            reader: reader.clone(),
             folder: folder.to_path_buf(),
             state: State::empty(reader.config()),
             log_tokens: log_bytes / RECORD_BYTES as u64,
@@ -173,7 +174,7 @@ impl<'r> Context<'r> {
     /// # Errors
     /// Those of both. After [`Error::Cancelled`] the context is there once its text was tokenised, and can be read on.
     pub fn read(
-        reader: &'r Reader,
+        reader: &Arc<Reader>,
         folder: &Path,
         title: &str,
         source: impl Read,
@@ -237,7 +238,7 @@ impl<'r> Context<'r> {
         if self.state.tokens() < self.all_ids_len() {
             return Err(Error::Input(format!("{} is not wholly read yet: read it on first", self.folder.display())));
         }
-        let asked = after_one_reading(self.reader, question)?;
+        let asked = after_one_reading(&self.reader, question)?;
         let restored = self.state.tokens();
         if self.spans.is_none() {
             self.spans = Some(self.span_text()?);
@@ -245,7 +246,7 @@ impl<'r> Context<'r> {
         let Some((text, ends)) = &self.spans else { return Err(Error::Cancelled) };
         let mut fork = self.state.clone();
         let mut pace = Pace::until(cancel);
-        let spans = answer_spans_at(self.reader, &mut [Asked { state: &mut fork, ids: &asked, text }], &mut pace)?;
+        let spans = answer_spans_at(&self.reader, &mut [Asked { state: &mut fork, ids: &asked, text }], &mut pace)?;
         let span = spans.into_iter().next();
         let place = span.as_ref().and_then(|s| s.place.clone());
         let range = place.map(|p| (p.start.checked_sub(1).map_or(0, |i| ends[i]), ends[p.end - 1]));
@@ -313,9 +314,8 @@ impl<'r> Context<'r> {
     /// # Errors
     /// [`Error::Input`] when `folder` already holds a context.
     pub fn fork(&self, folder: &Path) -> Result<Self> {
-        let reader = self.reader;
         unpack(&mut self.export()?.as_slice(), folder)?;
-        Self::open(reader, folder)
+        Self::open(&self.reader, folder)
     }
 
     /// The whole context as one blob: text, ids, turns and state, each with its length, the whole with a checksum.
@@ -344,7 +344,7 @@ impl<'r> Context<'r> {
     ///
     /// # Errors
     /// [`Error::Input`] when the blob is damaged or `folder` already holds a context.
-    pub fn import(reader: &'r Reader, folder: &Path, blob: &mut dyn Read) -> Result<Self> {
+    pub fn import(reader: &Arc<Reader>, folder: &Path, blob: &mut dyn Read) -> Result<Self> {
         unpack(blob, folder)?;
         Self::open(reader, folder)
     }

@@ -1,7 +1,7 @@
 //! The engine that apps hold: a store folder with index and snapshots, and a reader that is loaded when first needed.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexError, IndexStatus, IngestReport, Progress};
 use palimpsest_kernels::Dtype;
@@ -13,6 +13,7 @@ use crate::consider::Sources;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
+use crate::files::ReaderFiles;
 use crate::read::{Reader, ReaderOptions};
 use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
 
@@ -21,8 +22,8 @@ use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
 pub struct Options {
     /// Folder for the index and the snapshots; made when absent.
     pub store: PathBuf,
-    /// Folder of the reader; [`default_reader`] where `None`.
-    pub reader: Option<PathBuf>,
+    /// Files of the reader; those of [`default_reader`] where `None`.
+    pub reader: Option<ReaderFiles>,
     /// Threads to read with; all processors where `None`.
     pub threads: Option<usize>,
     /// What the reader's matrices are kept as in memory; int8 where they are stored so, else f32, where `None`.
@@ -44,8 +45,7 @@ pub struct Engine {
     options: Options,
     index: Index,
     store: Store,
-    reader: OnceLock<Reader>,
-    loading: Mutex<()>,
+    reader: Mutex<Option<Arc<Reader>>>,
     events: Vec<StoreEvent>,
 }
 
@@ -91,7 +91,7 @@ impl Engine {
             &options.store.join("snapshots"),
             StoreOptions { budget_bytes: options.snapshot_budget_bytes, ..StoreOptions::default() },
         )?;
-        Ok(Self { options, index, store, reader: OnceLock::new(), loading: Mutex::new(()), events })
+        Ok(Self { options, index, store, reader: Mutex::new(None), events })
     }
 
     /// Adds the files below `paths`, brings changed ones up to date and forgets those that are gone.
@@ -134,7 +134,8 @@ impl Engine {
     ) -> Result<Answer> {
         cancel.check()?;
         let notices = self.notices();
-        ask(self.sources()?, question, options, &notices, cancel, tell)
+        let reader = self.reader()?;
+        ask(self.sources(&reader), question, options, &notices, cancel, tell)
     }
 
     /// Answers many questions in one batch: they share the weights and the passages read, and each answer is the one that
@@ -144,7 +145,8 @@ impl Engine {
     /// As [`Engine::ask_with`]; no answer then.
     pub fn ask_many(&self, questions: &[&str], options: &AskOptions, cancel: &Cancel) -> Result<Vec<Answer>> {
         cancel.check()?;
-        let mut answers = ask_many(self.sources()?, questions, options, cancel)?;
+        let reader = self.reader()?;
+        let mut answers = ask_many(self.sources(&reader), questions, options, cancel)?;
         answers.iter_mut().for_each(|a| drop(a.notices.splice(0..0, self.notices())));
         Ok(answers)
     }
@@ -156,8 +158,8 @@ impl Engine {
         Events::begin(self.clone(), question.into(), options, Cancel::new())
     }
 
-    fn sources(&self) -> Result<Sources<'_>> {
-        Ok(Sources { index: &self.index, reader: self.reader()?, store: &self.store })
+    fn sources<'a>(&'a self, reader: &'a Reader) -> Sources<'a> {
+        Sources { index: &self.index, reader, store: &self.store }
     }
 
     /// The passages that match `query` best.
@@ -239,8 +241,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Context::open`].
-    pub fn context(&self, name: &str) -> Result<Context<'_>> {
-        Context::open(self.reader()?, &self.context_folder(name)?)
+    pub fn context(&self, name: &str) -> Result<Context> {
+        Context::open(&self.reader()?, &self.context_folder(name)?)
     }
 
     /// The names of all contexts, in order.
@@ -291,17 +293,38 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Reader::open`].
-    pub fn reader(&self) -> Result<&Reader> {
-        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reader) = self.reader.get() {
-            return Ok(reader);
+    pub fn reader(&self) -> Result<Arc<Reader>> {
+        let mut loaded = self.loaded();
+        if let Some(reader) = &*loaded {
+            return Ok(reader.clone());
         }
-        let folder = match &self.options.reader {
-            Some(folder) => folder.clone(),
-            None => default_reader()?,
+        let files = match &self.options.reader {
+            Some(files) => files.clone(),
+            None => ReaderFiles::folder(default_reader()?),
         };
-        let reader = Reader::open(&folder, &ReaderOptions { threads: self.options.threads, dtype: self.options.dtype })?;
-        Ok(self.reader.get_or_init(|| reader))
+        let options = ReaderOptions { threads: self.options.threads, dtype: self.options.dtype };
+        let reader = Arc::new(Reader::open_files(&files, &options)?);
+        *loaded = Some(reader.clone());
+        Ok(reader)
+    }
+
+    /// Lets go of memory that can be had again: buffers, and the reader itself while no call and no open context uses it.
+    /// The next question loads it again. Returns the bytes of weights that were let go.
+    pub fn trim_memory(&self) -> u64 {
+        let mut loaded = self.loaded();
+        match loaded.take() {
+            Some(reader) if Arc::strong_count(&reader) == 1 => reader.model().weight_bytes() as u64,
+            Some(reader) => {
+                reader.trim_memory();
+                *loaded = Some(reader);
+                0
+            }
+            None => 0,
+        }
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Option<Arc<Reader>>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

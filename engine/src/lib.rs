@@ -19,6 +19,7 @@ pub mod convert;
 mod engine;
 mod error;
 pub mod events;
+pub mod files;
 pub mod free;
 pub mod measure;
 pub mod model;
@@ -40,6 +41,7 @@ pub use context::{Context, ContextAnswer, ContextStatus};
 pub use engine::{Engine, Options, Status, Verified, default_reader, store_name};
 pub use error::{Error, Result};
 pub use events::{Event, Events};
+pub use files::ReaderFiles;
 pub use read::{Reader, ReaderOptions};
 pub use snapshot::{Refusal, Restore};
 

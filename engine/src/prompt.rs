@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::error::{Error, Result};
+use crate::files::ReaderFiles;
 use crate::stream::TokenStream;
 
 /// Where a token of a passage came from.
@@ -84,13 +85,21 @@ impl Prompt {
     /// # Errors
     /// [`Error::Reader`] when either does not parse, lacks a placeholder, or has more tokens than the reader's `vocabulary`.
     pub fn open(folder: &Path, vocabulary: usize) -> Result<Self> {
-        let tokenizer_file = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&tokenizer_file).map_err(|e| Error::reader(&tokenizer_file, format!("cannot be read: {e}")))?;
+        Self::open_files(&ReaderFiles::folder(folder), vocabulary)
+    }
+
+    /// As [`Prompt::open`], from files wherever they lie.
+    ///
+    /// # Errors
+    /// As [`Prompt::open`].
+    pub fn open_files(from: &ReaderFiles, vocabulary: usize) -> Result<Self> {
+        let tokenizer_file = from.path("tokenizer.json");
+        let bytes = from.read("tokenizer.json").map_err(|e| Error::reader(&tokenizer_file, format!("cannot be read: {e}")))?;
         let tokenizer =
             Tokenizer::from_bytes(&bytes).map_err(|e| Error::reader(&tokenizer_file, format!("is no tokenizer: {e}")))?;
-        let form_file = folder.join("reader.json");
-        let (form, from_file) = if form_file.is_file() {
-            let bytes = std::fs::read(&form_file).map_err(|e| Error::io(&form_file, e))?;
+        let form_file = from.path("reader.json");
+        let (form, from_file) = if from.holds("reader.json") {
+            let bytes = from.read("reader.json").map_err(|e| Error::io(&form_file, e))?;
             let json: ReaderJson = serde_json::from_slice(&bytes).map_err(|e| Error::reader(&form_file, e.to_string()))?;
             (json.prompt, true)
         } else {

@@ -9,6 +9,7 @@ use palimpsest_kernels::{Dtype, Kernels};
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Dialect};
 use crate::error::{Error, Result};
+use crate::files::ReaderFiles;
 use crate::model::{Config, MAX_ROWS, Model, Scratch, Sequence, Want};
 use crate::prompt::{PassageTokens, Prompt};
 use crate::snapshot::{Chain, Fingerprint, Restore, Snapshot};
@@ -46,25 +47,33 @@ impl Reader {
     /// # Errors
     /// [`Error::Reader`] naming file and tensor; [`Error::Kernel`] when `PALIMPSEST_ISA` asks for what this processor lacks.
     pub fn open(folder: &Path, options: &ReaderOptions) -> Result<Self> {
+        Self::open_files(&ReaderFiles::folder(folder), options)
+    }
+
+    /// Loads the reader of these files, wherever they lie.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_files(from: &ReaderFiles, options: &ReaderOptions) -> Result<Self> {
         let kernels = Kernels::detect()?;
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open_files(from)?;
         let stored = checkpoint.stored_as(checkpoint.head()).unwrap_or_default();
         let dtype = options.dtype.unwrap_or(if stored == "I8" { Dtype::Int8 } else { Dtype::F32 });
-        let prompt = Prompt::open(folder, checkpoint.config().vocabulary)?;
+        let prompt = Prompt::open_files(from, checkpoint.config().vocabulary)?;
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads.unwrap_or(0))
             .thread_name(|i| format!("palimpsest-{i}"))
             .build()
             .map_err(|e| Error::Input(format!("{:?} threads cannot be started: {e}", options.threads)))?;
         let fingerprint = Fingerprint::new(
-            weights_hash(&checkpoint)?,
-            tokenizer_hash(folder)?,
+            weights_hash(from, &checkpoint)?,
+            tokenizer_hash(from)?,
             STATE_FORMAT,
             &format!("cpu {} {dtype:?}", kernels.isa()),
         );
         let model = threads.install(|| Model::load(&checkpoint, kernels, dtype))?;
         Ok(Self {
-            folder: folder.to_path_buf(),
+            folder: from.name().to_path_buf(),
             dialect: checkpoint.dialect(),
             model,
             dtype,
@@ -75,7 +84,7 @@ impl Reader {
         })
     }
 
-    /// Where it was loaded from.
+    /// Where it was loaded from; for an archive, what to call it.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -126,6 +135,11 @@ impl Reader {
     /// Runs `work` on the reader's threads.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.threads.install(work)
+    }
+
+    /// Lets go of the buffers of calls that ended.
+    pub fn trim_memory(&self) {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Appends ids to states, all sequences in one batch.
@@ -284,24 +298,29 @@ fn keep(reader: &Reader, store: &Store, passage: &ReadPassage, cost_ms_per_token
     }
 }
 
-fn weights_hash(checkpoint: &Checkpoint) -> Result<[u8; 32]> {
+/// The same wherever the files lie.
+fn weights_hash(from: &ReaderFiles, checkpoint: &Checkpoint) -> Result<[u8; 32]> {
     let mut hash = blake3::Hasher::new();
     hash.update(format!("{:?}", checkpoint.config()).as_bytes());
-    for file in checkpoint.files() {
-        let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
-        hash.update_reader(&mut reader).map_err(|e| Error::io(file, e))?;
+    for path in checkpoint.files() {
+        if from.is_folder() {
+            let mut reader = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+            hash.update_reader(&mut reader).map_err(|e| Error::io(path, e))?;
+        } else {
+            let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+            hash.update(&from.read(&name).map_err(|e| Error::io(path, e))?);
+        }
     }
     Ok(*hash.finalize().as_bytes())
 }
 
-fn tokenizer_hash(folder: &Path) -> Result<[u8; 32]> {
+fn tokenizer_hash(from: &ReaderFiles) -> Result<[u8; 32]> {
     let mut hash = blake3::Hasher::new();
     for name in ["tokenizer.json", "reader.json"] {
-        let file = folder.join(name);
-        match std::fs::read(&file) {
+        match from.read(name) {
             Ok(bytes) => hash.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => hash.update(b"absent"),
-            Err(e) => return Err(Error::io(&file, e)),
+            Err(e) => return Err(Error::io(from.path(name), e)),
         };
     }
     Ok(*hash.finalize().as_bytes())

@@ -15,6 +15,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::files::ReaderFiles;
 
 /// Suffix of the tensor that holds the scales of an int8 one.
 const SCALE: &str = "_scale";
@@ -31,13 +32,18 @@ pub(crate) struct WeightFiles {
 }
 
 impl WeightFiles {
-    /// `model.safetensors`, or what its index lists; else the only `.safetensors` file of `folder`; else the same of
+    /// `model.safetensors`, or what its index lists; else the only `.safetensors` file there is; else the same of
     /// PyTorch's names (`pytorch_model.bin`, `.pth`, `.pt`, `.bin`).
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
+    pub(crate) fn open(from: &ReaderFiles) -> Result<Self> {
         let mut files = Vec::new();
         let mut place = BTreeMap::new();
-        for path in find(folder)? {
-            let tensors = if path.extension().is_some_and(|e| e == "safetensors") { safetensors(&path)? } else { pickle(&path)? };
+        for file in find(from)? {
+            let path = from.path(&file);
+            let tensors = match has_extension(&file, "safetensors") {
+                true => safetensors(from, &file)?,
+                false if from.is_folder() => pickle(&path)?,
+                false => return Err(Error::reader(path, "is a PyTorch file in an archive: they are read from folders only")),
+            };
             for name in tensors.names() {
                 place.insert(name, files.len());
             }
@@ -144,10 +150,11 @@ fn damaged(path: &Path) -> Error {
     Error::reader(path, "is not a whole PyTorch file: cut short or damaged? Copy it again")
 }
 
-fn safetensors(path: &Path) -> Result<Tensors> {
-    let bytes = std::fs::read(path).map_err(|e| Error::reader(path, format!("cannot be read: {e}")))?;
+fn safetensors(from: &ReaderFiles, file: &str) -> Result<Tensors> {
+    let path = from.path(file);
+    let bytes = from.read(file).map_err(|e| Error::reader(&path, format!("cannot be read: {e}")))?;
     let tensors = BufferedSafetensors::new(bytes).map_err(|e| {
-        Error::reader(path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again"))
+        Error::reader(&path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again"))
     })?;
     Ok(Tensors::Safetensors(tensors))
 }
@@ -170,45 +177,47 @@ fn pickle(path: &Path) -> Result<Tensors> {
     Err(Error::reader(path, "holds no tensors at its top, nor under `model` or `state_dict`"))
 }
 
-fn find(folder: &Path) -> Result<Vec<PathBuf>> {
-    for name in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
-        let index = folder.join(name);
-        if index.is_file() {
-            return listed(folder, &index);
+fn has_extension(file: &str, extension: &str) -> bool {
+    Path::new(file).extension().is_some_and(|e| e == extension)
+}
+
+/// Names of the files that hold the weights.
+fn find(from: &ReaderFiles) -> Result<Vec<String>> {
+    for index in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
+        if from.holds(index) {
+            return listed(from, index);
         }
     }
     for name in ["model.safetensors", "pytorch_model.bin"] {
-        if folder.join(name).is_file() {
-            return Ok(vec![folder.join(name)]);
+        if from.holds(name) {
+            return Ok(vec![name.to_string()]);
         }
     }
-    let entries =
-        std::fs::read_dir(folder).map_err(|e| Error::reader(folder, format!("is not a folder that can be read: {e}")))?;
-    let all: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    let all = from.names().map_err(|e| Error::reader(from.name(), format!("is not a folder that can be read: {e}")))?;
     for kinds in [&["safetensors"][..], &["pth", "pt", "bin"]] {
-        let mut found: Vec<PathBuf> =
-            all.iter().filter(|p| kinds.iter().any(|k| p.extension().is_some_and(|e| e == *k))).cloned().collect();
+        let mut found: Vec<&String> = all.iter().filter(|file| kinds.iter().any(|k| has_extension(file, k))).collect();
         match found.len() {
             0 => {}
-            1 => return Ok(vec![found.remove(0)]),
-            n => return Err(Error::reader(folder, format!("holds {n} .{} files and no index that lists them", kinds[0]))),
+            1 => return Ok(vec![found.remove(0).clone()]),
+            n => return Err(Error::reader(from.name(), format!("holds {n} .{} files and no index that lists them", kinds[0]))),
         }
     }
-    Err(Error::reader(folder, "holds no model.safetensors (nor model.safetensors.index.json, nor a PyTorch file)"))
+    Err(Error::reader(from.name(), "holds no model.safetensors (nor model.safetensors.index.json, nor a PyTorch file)"))
 }
 
-fn listed(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+fn listed(from: &ReaderFiles, index: &str) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read(index).map_err(|e| Error::io(index, e))?;
-    let parsed: Index = serde_json::from_slice(&text).map_err(|e| Error::reader(index, e.to_string()))?;
+    let path = from.path(index);
+    let text = from.read(index).map_err(|e| Error::io(&path, e))?;
+    let parsed: Index = serde_json::from_slice(&text).map_err(|e| Error::reader(&path, e.to_string()))?;
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();
     names.sort();
     names.dedup();
     if let Some(odd) = names.iter().find(|n| Path::new(n).file_name() != Some(n.as_ref())) {
-        return Err(Error::reader(index, format!("names {odd:?}, which is not a file of its own folder")));
+        return Err(Error::reader(&path, format!("names {odd:?}, which is not a file of its own folder")));
     }
-    Ok(names.into_iter().map(|n| folder.join(n)).collect())
+    Ok(names)
 }

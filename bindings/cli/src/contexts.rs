@@ -42,7 +42,7 @@ pub(crate) fn context(args: &args::Context, out: Output) -> Result<()> {
         }
         ContextVerb::Import { name, file } => {
             let mut blob = File::open(file).map_err(|e| io(file, e))?;
-            let context = Context::import(engine.reader()?, &engine.context_folder(name)?, &mut blob)?;
+            let context = Context::import(&engine.reader()?, &engine.context_folder(name)?, &mut blob)?;
             report(name, &context.status(), out)
         }
         ContextVerb::List => list(&engine, out),
@@ -59,7 +59,7 @@ fn read(engine: &Engine, name: &str, file: Option<&Path>, title: Option<&str>, o
         Some(file) => {
             let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
             let source = File::open(file).map_err(|e| io(file, e))?;
-            Context::begin(engine.reader()?, &folder, title.unwrap_or(&stem), source)?
+            Context::begin(&engine.reader()?, &folder, title.unwrap_or(&stem), source)?
         }
         None => engine.context(name)?,
     };

@@ -11,7 +11,7 @@ use palimpsest_engine::convert::{Stored, convert};
 use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::state::State;
 use palimpsest_engine::{
-    AskOptions, Engine, Error, Options, Reader, ReaderOptions, Result, bench, collection, default_reader, index,
+    AskOptions, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, collection, default_reader, index,
 };
 use serde_json::json;
 
@@ -43,7 +43,7 @@ pub(crate) fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result
 pub(crate) fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Engine> {
     let mut options = Options::new(store);
     if let Some(reader) = reader {
-        options.reader.clone_from(&reader.model);
+        options.reader = reader.model.clone().map(ReaderFiles::at).transpose()?;
         options.threads = reader.threads;
         options.dtype = reader.dtype.map(Into::into);
     }
@@ -55,7 +55,7 @@ fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
         Some(folder) => folder.clone(),
         None => default_reader()?,
     };
-    Reader::open(&folder, &ReaderOptions { threads: args.threads, dtype: args.dtype.map(Into::into) })
+    Reader::open_files(&ReaderFiles::at(folder)?, &ReaderOptions { threads: args.threads, dtype: args.dtype.map(Into::into) })
 }
 
 fn ingest_into(engine: &Engine, paths: &[PathBuf]) -> Result<index::IngestReport> {
