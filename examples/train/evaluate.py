@@ -1,12 +1,13 @@
 """How well a reader answers.
 
-  python3 evaluate.py MODEL_DIR squad squad_dev_a.jsonl.zst [--tier A|B|Q] [--limit N] [--no-none] [--out predictions.jsonl]
+  python3 evaluate.py MODEL_DIR squad squad_dev_a.jsonl.zst [--tier A|B|Q|PB|PQ] [--limit N] [--no-none] [--out predictions.jsonl]
   python3 evaluate.py MODEL_DIR none squad2_dev_a.jsonl.zst        AUC of "not in this passage"
   python3 evaluate.py MODEL_DIR recall TEXT.jsonl.zst --lengths 1024 2048 4096 8192 --samples 200
 
 squad: the own paragraph is given, the answer held to its spans, greedily: the first token is any token of the passage
 (title included) or <|none|>; each further one continues some occurrence of what was decoded so far, or is <|end|>; at
-most 14; ties go to the lowest id. F1 and exact match as SQuAD 1.1 counts them. MODEL_DIR has config.json, tokenizer.json
+most 14; ties go to the lowest id. Tiers PB and PQ point instead: B's and Q's prompts up to the end of the passage that
+was read for the question, whose tokens say where the answer starts and ends (train.py, `pointing`). F1 and exact match as SQuAD 1.1 counts them. MODEL_DIR has config.json, tokenizer.json
 and weights in any of the types checkpoint.py reads; on CUDA it runs in bf16, on a CPU in f32.
 """
 import argparse
@@ -22,7 +23,7 @@ import torch
 
 import checkpoint
 from model import Config, Reader
-from prepare import ANSWER, DOC, END, MARKS, NONE, QUESTION, lines, passage_text, tokenizer_of
+from prepare import ANSWER, DOC, END, MARKS, NONE, PAD, QUESTION, lines, passage_text, tokenizer_of
 from rows import Strewer
 
 MOST_TOKENS = 14
@@ -65,14 +66,18 @@ def prompt(tier, passage, question):
         return ([DOC] + passage + [QUESTION] + question) * 2 + [ANSWER]
     if tier == "Q":
         return [QUESTION] + question + [DOC] + passage + [QUESTION] + question + [ANSWER]
-    raise ValueError("tier is A, B or Q, not " + tier)
+    if tier == "PB":
+        return [DOC] + passage + [QUESTION] + question + [DOC] + passage
+    if tier == "PQ":
+        return [QUESTION] + question + [DOC] + passage
+    raise ValueError("tier is A, B, Q, PB or PQ, not " + tier)
 
 
 # ---- greedy decoding held to spans, many rows at once ----
 
 @torch.no_grad()
-def last_logits(reader, rows, dtype, most=131072):
-    """Logits after the last token of each row; rows are packed `most` tokens at a time."""
+def hidden_of(reader, rows, dtype, most=131072):
+    """Hidden states of rows packed `most` tokens at a time: [N, D] and their offsets [R+1]."""
     device, at = reader.embedding.device, 0
     while at < len(rows):
         part, n = [], 0
@@ -83,8 +88,34 @@ def last_logits(reader, rows, dtype, most=131072):
         ids = torch.tensor([x for r in part for x in r], device=device)
         cu = torch.tensor(np.cumsum([0] + [len(r) for r in part]), device=device)
         pos = torch.cat([torch.arange(len(r)) for r in part]).to(device)
-        h = reader.hidden(ids, pos, cu, dtype=dtype)[cu[1:] - 1]
-        yield (h @ reader.embedding.T.to(dtype)).float()
+        yield reader.hidden(ids, pos, cu, dtype=dtype), cu
+
+
+@torch.no_grad()
+def last_logits(reader, rows, dtype):
+    """Logits after the last token of each row, some rows at a time."""
+    for h, cu in hidden_of(reader, rows, dtype):
+        yield (h[cu[1:] - 1] @ reader.embedding.T.to(h.dtype)).float()
+
+
+@torch.no_grad()
+def point(reader, prompts, passages, dtype, none=True):
+    """As `decode`, for prompts that end with `<|doc|>` and the passage: the best span of at most 14 tokens, start plus end."""
+    out, scores, at = [], [], 0
+    for h, cu in hidden_of(reader, prompts, dtype):
+        logits = h.float() @ reader.embedding[[PAD, END]].float().T
+        for end in cu[1:].tolist():
+            passage = passages[at]
+            at += 1
+            both = logits[end - len(passage) - 1:end].T.cpu()
+            start, stop = both[:, 1:]
+            spans = (start[:, None] + stop[None]).triu().tril(MOST_TOKENS - 1)
+            spans = spans.masked_fill(~torch.ones_like(spans, dtype=torch.bool).triu().tril(MOST_TOKENS - 1), float("-inf"))
+            best = spans.flatten().argmax().item()
+            i, j = divmod(best, len(passage))
+            scores.append((both[:, 0].sum() - spans[i, j]).item())
+            out.append([] if none and scores[-1] > 0 else passage[i:j + 1])
+    return out, scores
 
 
 class Spans:
@@ -141,7 +172,7 @@ def squad(reader, tokenizer, data, tier, dtype, none=True):
     encoded = dict(zip(distinct, (e.ids for e in tokenizer.encode_batch(distinct))))
     questions = [e.ids for e in tokenizer.encode_batch([" " + d["question"].strip() for d in data])]
     passages = [encoded[t] for t in texts]
-    answers, scores = decode(reader, [prompt(tier, p, q) for p, q in zip(passages, questions)], passages, dtype, none)
+    answers, scores = (point if tier[0] == "P" else decode)(reader, [prompt(tier, p, q) for p, q in zip(passages, questions)], passages, dtype, none)
     out = []
     for d, a, s in zip(data, answers, scores):
         text, gold = tokenizer.decode(a).strip() if a else "", [x["text"] for x in d["answers"]] or [""]

@@ -50,10 +50,10 @@ class Config:
 
 @dataclass
 class State:
-    """What a row leaves behind: per layer S [H, K, V] (f32) and the last conv_size-1 inputs of the convolution."""
+    """What R rows leave behind: per layer S [R, H, K, V] (f32) and the last conv_size-1 inputs of the convolution."""
     seen: int = 0
     s: list = field(default_factory=list)
-    conv: list = field(default_factory=list)     # [conv_size-1, 3*H*K]: q, k, v side by side
+    conv: list = field(default_factory=list)     # [R, conv_size-1, 3*H*K]: q, k, v side by side
 
 
 # ---- the recurrence: q, k, g, b [T, H, K]; v, w [T, H, V]; s0 [H, K, V]; q and k are L2-normalised ----
@@ -104,10 +104,24 @@ def fla_kernel():
     return _kernel
 
 
+SAFE_DECAY = -5.0      # 16 tokens of it are still within f32's range: what fla's tensor-core path inside a tile asks for
+safe_decay = False     # set by train.py where that path is faster; the engine's decay has no such bound
+
+
+def fla_convolution():
+    """fla's short convolution, or None."""
+    try:
+        from fla.modules.causal_conv1d import causal_conv1d
+        return causal_conv1d
+    except Exception:
+        return None
+
+
 def mix(q, k, v, g, b, w, cu, s0=None):
     """Packed rows through the recurrence. `cu` [R+1]; `s0` [R, H, K, V] or None for empty states. Gives o, states."""
     if q.is_cuda and fla_kernel():
-        o, s = fla_kernel()(q[None], k[None], v[None], g[None], b[None], w[None], initial_state=s0, cu_seqlens=cu,
+        g = g.clamp(min=SAFE_DECAY) if safe_decay else g
+        o, s = fla_kernel()(q[None], k[None], v[None], g[None], b[None], w[None], initial_state=s0, cu_seqlens=cu, safe_gate=safe_decay,
                             output_final_state=s0 is not None, disable_recompute=torch.is_grad_enabled())
         return o[0], s
     o, s = [], []
@@ -134,30 +148,48 @@ def unit(x):
     return (x32 * torch.rsqrt(x32.pow(2).sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
-def short_conv(x, pos, taps, before):
-    """Causal depthwise convolution within rows: x [N, C], pos [N] (place in the row), taps [C, W], before [W-1, C]."""
+def row_of(pos, cu):
+    """The row of each token, [N]: from the offsets alone."""
+    return torch.searchsorted(cu, torch.arange(pos.shape[0], device=pos.device), right=True) - 1
+
+
+def short_conv(x, pos, taps, before=None, row=None):
+    """Causal depthwise convolution within rows, then SiLU: x [N, C], pos [N] (place in the row), taps [C, W]; `before`
+    [R, W-1, C] is what rows saw earlier, `row` [N] says whose it is."""
     width, n = taps.shape[1], x.shape[0]
-    if before is None:
-        past = F.pad(x, (0, 0, width - 1, 0))
-    else:
-        past = torch.cat([before.to(x.dtype), x])
+    past = F.pad(x, (0, 0, width - 1, 0))
     y = 0
     for j in range(width):      # the last tap is the current token
-        y = y + torch.where((pos >= j)[:, None], past[width - 1 - j:width - 1 - j + n], torch.zeros_like(x)) * taps[:, width - 1 - j]
+        held = torch.zeros_like(x)
+        if before is not None and j:
+            held = before.to(x.dtype)[row, (width - 1 - j + pos).clamp(max=width - 2).long()]
+        y = y + torch.where((pos >= j)[:, None], past[width - 1 - j:width - 1 - j + n], held) * taps[:, width - 1 - j]
     return F.silu(y)
 
 
-def mixer_in(x, pos, before, norm, wq, wk, wv, wb, ww, f0, f1, g0, cq, ck, cv, a_log, dt_bias, heads, eps, form):
-    """x [N, D] -> what the recurrence takes, the low-rank half of the output gate, and the convolution's input."""
-    n, wide = x.shape[0], wq.shape[0]
-    h = rms_norm(x, norm, eps)
-    y = F.linear(h, torch.cat([wq, wk, wv, wb, ww, f0, g0]).to(x.dtype))
-    qkv, rest = y[:, :3 * wide], y[:, 3 * wide:]
-    taps = torch.cat([cq, ck, cv]).squeeze(1)
-    conv = short_conv(qkv, pos, taps.to(x.dtype), before).view(n, 3, heads, wide // heads)
+def last_inputs(x, before, cu):
+    """The last W-1 inputs of each row, [R, W-1, C]: those of `before` where the row is shorter."""
+    back = before.shape[1]
+    at = cu[1:, None] - torch.arange(back, 0, -1, device=cu.device)             # [R, W-1]
+    there = at >= cu[:-1, None]
+    older = (at - cu[:-1, None] + back).clamp(0, back - 1)
+    old = before.gather(1, older[:, :, None].expand(-1, -1, x.shape[1])).to(x.dtype)
+    return torch.where(there[:, :, None], x[at.clamp(min=0)], old)
+
+
+def mixer_project(x, norm, wq, wk, wv, wb, ww, f0, g0, eps):
+    """x [N, D] -> all projections side by side: q, k, v before their convolution, b, w, and two low-rank halves."""
+    return F.linear(rms_norm(x, norm, eps), torch.cat([wq, wk, wv, wb, ww, f0, g0]).to(x.dtype))
+
+
+def mixer_gates(conv, rest, f1, a_log, dt_bias, heads, form):
+    """conv [N, 3*H*K] and the other projections -> what the recurrence takes, and the low-rank half of the output gate."""
+    n, wide = conv.shape[0], conv.shape[1] // 3
+    conv = conv.view(n, 3, heads, wide // heads)
     q, k, v = unit(conv[:, 0]), unit(conv[:, 1]), conv[:, 2].contiguous()
-    b, w, low_f, low_g = rest.split([wide, wide, f0.shape[0], g0.shape[0]], 1)
-    f = F.linear(low_f, f1.to(x.dtype)).to(a_log.dtype) + dt_bias
+    low = (rest.shape[1] - 2 * wide) // 2
+    b, w, low_f, low_g = rest.split([wide, wide, low, low], 1)
+    f = F.linear(low_f, f1.to(conv.dtype)).to(a_log.dtype) + dt_bias
     g = -torch.exp(a_log)[:, None] * F.softplus(f).view(n, heads, -1)
     b, w = torch.sigmoid(b).view(n, heads, -1), torch.sigmoid(w).view(n, heads, -1)
     if form != "gdn2":          # the family's tied forms, for the ablation
@@ -167,16 +199,21 @@ def mixer_in(x, pos, before, norm, wq, wk, wv, wb, ww, f0, f1, g0, cq, ck, cv, a
             g = g.mean(-1, keepdim=True).expand_as(g).contiguous()
         if form == "mamba2":
             b = torch.zeros_like(b)
-    return q, k, v, g, b, w, low_g, qkv
+    return q, k, v, g, b, w, low_g
 
 
-def mixer_out(x, o, low_g, o_norm, g1, g1_bias, wo, mlp_norm, gate, up, down, eps):
+def dropped(x, drop):
+    """`drop` is a share of elements set to zero, as a tensor (one compiled copy serves all shares), or None."""
+    return x if drop is None else x * ((torch.rand_like(x, dtype=torch.float32) >= drop) / (1 - drop)).to(x.dtype)
+
+
+def mixer_out(x, o, low_g, o_norm, g1, g1_bias, wo, mlp_norm, gate, up, down, eps, drop=None):
     """The recurrence's output o [N, H, V] -> gated, projected, added to x; then the MLP."""
     out_gate = torch.sigmoid(F.linear(low_g, g1.to(x.dtype), g1_bias.to(x.dtype))).view_as(o)
-    x = x + F.linear((rms_norm(o, o_norm, eps) * out_gate).flatten(1), wo.to(x.dtype))
+    x = x + dropped(F.linear((rms_norm(o, o_norm, eps) * out_gate).flatten(1), wo.to(x.dtype)), drop)
     h = F.linear(rms_norm(x, mlp_norm, eps), torch.cat([gate, up]).to(x.dtype))
     a, b = h.chunk(2, 1)
-    return x + F.linear(F.silu(a) * b, down.to(x.dtype))
+    return x + dropped(F.linear(F.silu(a) * b, down.to(x.dtype)), drop)
 
 
 # ---- the loss: logits are never held whole ----
@@ -230,19 +267,20 @@ class Block(nn.Module):
         self.c = c
         self.attn_norm, self.attn, self.mlp_norm, self.mlp = Norm(c.hidden_size), Mixer(c), Norm(c.hidden_size), Mlp(c)
 
-    def forward(self, x, pos, cu, fns, state=None, layer=0):
+    def forward(self, x, pos, cu, row, fns, state=None, layer=0, drop=None):
         a, c = self.attn, self.c
+        y = fns.mixer_project(x, self.attn_norm.weight, a.q_proj.weight, a.k_proj.weight, a.v_proj.weight, a.b_proj.weight,
+                              a.w_proj.weight, a.f_proj[0].weight, a.g_proj[0].weight, c.norm_eps)
+        qkv, rest = y.split([3 * c.num_heads * c.head_dim, y.shape[1] - 3 * c.num_heads * c.head_dim], 1)
         before = None if state is None else state.conv[layer]
-        q, k, v, g, b, w, low_g, qkv = fns.mixer_in(
-            x, pos, before, self.attn_norm.weight, a.q_proj.weight, a.k_proj.weight, a.v_proj.weight, a.b_proj.weight,
-            a.w_proj.weight, a.f_proj[0].weight, a.f_proj[1].weight, a.g_proj[0].weight, a.q_conv1d.weight,
-            a.k_conv1d.weight, a.v_conv1d.weight, a.A_log, a.dt_bias, c.num_heads, c.norm_eps, c.form)
-        o, s = mix(q, k, v, g, b, w, cu, None if state is None else state.s[layer][None])
+        conv = fns.conv(qkv, pos, torch.cat([a.q_conv1d.weight, a.k_conv1d.weight, a.v_conv1d.weight]).squeeze(1), before, row, cu)
+        q, k, v, g, b, w, low_g = fns.mixer_gates(conv, rest, a.f_proj[1].weight, a.A_log, a.dt_bias, c.num_heads, c.form)
+        o, s = mix(q, k, v, g, b, w, cu, None if state is None else state.s[layer])
         if state is not None:
-            state.s[layer] = s[0]
-            state.conv[layer] = torch.cat([before.to(qkv.dtype), qkv])[-(c.conv_size - 1):]
+            state.s[layer] = s.detach()
+            state.conv[layer] = last_inputs(qkv.detach(), before, cu)
         return fns.mixer_out(x, o, low_g, a.o_norm.weight, a.g_proj[1].weight, a.g_proj[1].bias, a.o_proj.weight,
-                             self.mlp_norm.weight, self.mlp.gate_proj.weight, self.mlp.up_proj.weight, self.mlp.down_proj.weight, c.norm_eps)
+                             self.mlp_norm.weight, self.mlp.gate_proj.weight, self.mlp.up_proj.weight, self.mlp.down_proj.weight, c.norm_eps, drop)
 
 
 class Pieces:
@@ -250,7 +288,17 @@ class Pieces:
 
     def __init__(self, compiled=False):
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        self.mixer_in, self.mixer_out, self.rms_norm, self.head_chunk = map(wrap, (mixer_in, mixer_out, rms_norm, head_chunk))
+        self.mixer_project, self.mixer_gates, self.mixer_out, self.rms_norm, self.head_chunk = map(
+            wrap, (mixer_project, mixer_gates, mixer_out, rms_norm, head_chunk))
+        self.plain_conv = wrap(short_conv)
+        self.fla_conv = fla_convolution() if compiled else None
+
+    def conv(self, x, pos, taps, before, row, cu):
+        """The short convolution, x [N, C]: fla's kernel where there is one (its gradient by the taps costs a tenth), else `short_conv`."""
+        if self.fla_conv is None:
+            return self.plain_conv(x, pos, taps.to(x.dtype), before, row)
+        held = None if before is None else F.pad(before.to(x.dtype).transpose(1, 2), (1, 0))       # [R, C, W], oldest first
+        return self.fla_conv(x[None], taps.to(x.dtype), initial_state=held, activation="silu", cu_seqlens=cu)[0][0]
 
 
 PLAIN = Pieces()
@@ -273,25 +321,27 @@ class Reader(nn.Module):
     def embedding(self):
         return self.model.embeddings.weight
 
-    def hidden(self, ids, pos, cu, dtype=None, fns=PLAIN, state=None):
-        """ids, pos [N], cu [R+1] -> normed hidden states [N, D] in `dtype` (default: the embedding's)."""
+    def hidden(self, ids, pos, cu, dtype=None, fns=PLAIN, state=None, drop=None):
+        """ids, pos [N], cu [R+1] -> normed hidden states [N, D] in `dtype` (default: the embedding's). `state`: what the rows
+        go on from, replaced in place by what they leave; no gradient goes through it. `pos` counts within the row."""
         x = F.embedding(ids, self.embedding)
         x = x if dtype is None else x.to(dtype)
+        row = None if state is None else row_of(pos, cu)
         for i, block in enumerate(self.model.layers):
-            x = block(x, pos, cu, fns, state, i)
+            x = block(x, pos, cu, row, fns, state, i, drop)
         return fns.rms_norm(x, self.model.norm.weight, self.c.norm_eps)
 
-    def empty_state(self):
+    def empty_state(self, rows=1):
         c, p = self.c, self.embedding
         wide = c.num_heads * c.head_dim
-        return State(0, [p.new_zeros(c.num_heads, c.head_dim, c.head_dim) for _ in range(c.num_hidden_layers)],
-                     [p.new_zeros(c.conv_size - 1, 3 * wide) for _ in range(c.num_hidden_layers)])
+        return State(0, [p.new_zeros(rows, c.num_heads, c.head_dim, c.head_dim) for _ in range(c.num_hidden_layers)],
+                     [p.new_zeros(rows, c.conv_size - 1, 3 * wide) for _ in range(c.num_hidden_layers)])
 
     @torch.no_grad()
     def read(self, ids, state):
         """Goes on from `state` (changed in place) through ids [T]; logits [T, vocab]: what the engine does."""
         ids = torch.as_tensor(ids, device=self.embedding.device).long()
-        pos = torch.arange(state.seen, state.seen + len(ids), device=ids.device)
+        pos = torch.arange(len(ids), device=ids.device)
         cu = torch.tensor([0, len(ids)], device=ids.device)
         h = self.hidden(ids, pos, cu, state=state)
         state.seen += len(ids)

@@ -9,7 +9,9 @@ A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> ques
           an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by rule
   recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys
 
-Every token has a kind, which says what predicting it is for; train.py gives each kind its weight in the loss.
+Every token has a kind, which says what predicting it is for; train.py gives each kind its weight in the loss. Where the
+question came before the passage (forms b and q) the passage's tokens are also marked for pointing: the reader learns
+to say of each token whether the answer starts or ends there (train.py, `pointing`).
 """
 import glob
 import json
@@ -22,6 +24,7 @@ from prepare import ANSWER, DOC, END, NONE, QUESTION
 
 KINDS = ["off", "text", "passage", "question", "answer", "none", "cloze", "recall", "close"]
 OFF, TEXT, PASSAGE, ASKED, SPAN, NOWHERE, CLOZE, RECALL, CLOSE = range(len(KINDS))
+INSIDE, STARTS, ENDS = 1, 2, 4      # marks for pointing: a place that could be pointed at; where the answer starts and ends
 
 
 class Store:
@@ -47,16 +50,29 @@ class Store:
 
 class Row:
     def __init__(self):
-        self.ids, self.kinds, self.n = [], [], 0
+        self.ids, self.kinds, self.marks, self.n = [], [], [], 0
 
-    def add(self, ids, kind):
+    def add(self, ids, kind, marks=None):
         self.ids.append(ids)
         self.kinds.append(np.full(len(ids), kind, np.uint8))
+        self.marks.append(np.zeros(len(ids), np.uint8) if marks is None else marks)
         self.n += len(ids)
 
     def doc(self, ids, kind):
         self.add([DOC], OFF)
         self.add(ids, kind)
+
+    def sought(self, ids, kind, answer):
+        """A passage read for a question that is known: marked where the answer stands (None: at `<|doc|>`)."""
+        marks = np.full(len(ids) + 1, INSIDE, np.uint8)
+        if answer is None:
+            marks[0] |= STARTS | ENDS
+        else:
+            at = places(answer, np.asarray(ids)) + 1
+            marks[at] |= STARTS
+            marks[at + len(answer) - 1] |= ENDS
+        self.add([DOC], OFF, marks[:1])
+        self.add(ids, kind, marks[1:])
 
     def ask(self, ids, kind):
         self.add([QUESTION], OFF)
@@ -70,7 +86,7 @@ class Row:
     def arrays(self):
         kinds = np.concatenate(self.kinds)
         kinds[0] = OFF
-        return np.concatenate([np.asarray(x, np.int32) for x in self.ids]), kinds
+        return np.concatenate([np.asarray(x, np.int32) for x in self.ids]), kinds, np.concatenate(self.marks)
 
 
 def places(part, whole):
@@ -123,8 +139,9 @@ class Renaming:
 class Asker:
     """Rows of questions from one store."""
 
-    def __init__(self, store, rng, sorts=None):
-        self.s, self.rng, self.sorts, self.renamings = store, rng, sorts, []
+    def __init__(self, store, rng, sorts=None, elsewhere=0.12):
+        """`elsewhere`: share of questions put to a neighbour that lacks the answer."""
+        self.s, self.rng, self.sorts, self.elsewhere, self.renamings = store, rng, sorts, elsewhere, []
         self.synthetic = store.name.startswith("syn_")
         self.span = CLOZE if self.synthetic else SPAN
         self.text = TEXT if self.synthetic else PASSAGE
@@ -245,18 +262,18 @@ class Asker:
         if pair is None:
             return row              # empty: another is drawn
         question, answer = pair
-        if near and answer is not None and r.random() < 0.12:
+        if near and answer is not None and r.random() < self.elsewhere:
             other = self.renamed(s.passage(r.choice(near)))
             if not within(answer, other):
                 passage, answer = other, None
         q, kind = self.worn(question)
         if form == "q":
             row.ask(q, OFF)
-            row.doc(passage, self.text)
+            row.sought(passage, self.text, answer)
         else:
             row.doc(passage, self.text)
             row.ask(q, kind)
-            row.doc(passage, OFF)
+            row.sought(passage, OFF, answer)
         row.ask(q, OFF)
         row.answer(answer, self.span)
         return row
@@ -313,6 +330,14 @@ class Strewer:
 
 # ---- batches ----
 
+def packed(rows):
+    """[Row.arrays()] -> ids, kinds, pos, cu, marks, as `Rows.batch` gives them."""
+    ids, kinds, marks = (np.concatenate([r[i] for r in rows]) for i in range(3))
+    sizes = np.array([len(r[0]) for r in rows])
+    pos = np.concatenate([np.arange(m, dtype=np.int32) for m in sizes])
+    return ids, kinds, pos, np.concatenate([[0], sizes.cumsum()]).astype(np.int64), marks
+
+
 class Rows:
     """Batches of exactly n tokens; the mixture is read from a file that may change while training."""
 
@@ -355,17 +380,17 @@ class Rows:
             n = int(64 * 2 ** r.uniform(1, phase.get("recall_octaves", 6)))
             pairs = r.randint(1, max(1, min(24, n // 40)))
             text = self.slice_of_text(n)
-            row, _ = self.strewer.row(text[text != DOC], pairs, r.randint(1, 8))
+            row, _ = self.strewer.row(text[text != DOC], pairs, r.randint(1, 12))
             return row
         store = self.pick(source) if source != "lm" else None
         if store is None:
             row.add(self.slice_of_text(r.choice((256, 512, 1024, 2048, 2048, 2048, 4096))), TEXT)
             return row
         forms = phase["forms"] if source == "qa" else phase.get("syn_forms", phase["forms"])
-        return Asker(store, r, self.sorts).row(r.choices(list(forms), list(forms.values()))[0])
+        return Asker(store, r, self.sorts, phase.get("elsewhere", 0.12)).row(r.choices(list(forms), list(forms.values()))[0])
 
     def batch(self, n, progress):
-        """-> ids [n] int32, kinds [n] uint8, pos [n] int32, cu [rows+1] int64"""
+        """-> ids [n] int32, kinds [n] uint8, pos [n] int32, cu [rows+1] int64, marks [n] uint8"""
         if self.batches % 40 == 0:
             self.refresh()
         self.batches += 1
@@ -386,7 +411,4 @@ class Rows:
                 given[source] += row.n
             rows.append(row.arrays())
             left -= row.n
-        ids, kinds = np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows])
-        sizes = np.array([len(r[0]) for r in rows])
-        pos = np.concatenate([np.arange(m, dtype=np.int32) for m in sizes])
-        return ids[:n], kinds[:n], pos[:n], np.minimum(np.concatenate([[0], sizes.cumsum()]), n).astype(np.int64)
+        return packed(rows)

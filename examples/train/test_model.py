@@ -37,7 +37,7 @@ def test_model(golden, pilot):
                     logits.append(reader.read(t["ids"][at:at + n], state))
                     at += n
             logits = torch.cat(logits)
-            states = torch.stack(state.s)
+            states = torch.cat(state.s)
             errors = error(logits[-1], t["logits_last"].double()), error(states, t["states"].double())
             assert max(errors) < 1e-5, (path, cuts, errors)
         print("ok", os.path.basename(path), errors)
@@ -69,6 +69,15 @@ def test_packing():
     alone = torch.cat([reader.hidden(r, torch.arange(len(r)), torch.tensor([0, len(r)])) for r in rows])
     assert error(packed, alone) < 1e-12
     print("ok packing")
+
+    # cut in two at odd places, rows of the second half going on from what those of the first left
+    cuts, state = (1, 2, 3, 67), reader.empty_state(4)
+    for part in ([r[:n] for r, n in zip(rows, cuts)], [r[n:] for r, n in zip(rows, cuts)]):
+        cu = torch.tensor([0] + [len(r) for r in part]).cumsum(0)
+        got = reader.hidden(torch.cat(part), torch.cat([torch.arange(len(r)) for r in part]), cu, state=state)
+    whole = torch.cat([a[n:] for a, n in zip(alone.split([len(r) for r in rows]), cuts)])
+    assert error(got, whole) < 1e-12, error(got, whole)
+    print("ok carried states")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_recipe():
         assert (x - y).norm() < 0.05 * x.norm(), "int8 is far from what was trained"
 
         questions = list(evaluate.lines(os.path.join(folder, "dev.jsonl")))
-        for tier in "ABQ":
+        for tier in ("A", "B", "Q", "PB", "PQ"):
             rows = evaluate.squad(b, t, questions, tier, dtype)
             assert len(rows) == 4 and all(not r["prediction"] or r["prediction"] in questions[0]["title"] + ": " + questions[0]["context"] for r in rows), rows
             assert 0 <= evaluate.summary(rows)["none_auc"] <= 1
@@ -89,6 +89,28 @@ def test_auc():
     import numpy as np
     assert evaluate.auc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
     assert evaluate.auc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+
+
+def test_pointing():
+    """Against a loop over rows; and a reader whose places say clearly where the answer stands is followed."""
+    import types
+    from prepare import DOC, END, PAD
+    from rows import ENDS, INSIDE, STARTS, OFF, Row, packed
+    from train import pointing
+    torch.manual_seed(0)
+    rows = [Row(), Row(), Row()]
+    rows[0].sought([9, 7, 8, 7, 8, 9], OFF, [7, 8])
+    rows[1].add([3, 4], OFF)                                # nothing to point at
+    rows[2].sought([9, 7], OFF, None)
+    ids, _, _, cu, marks = packed([r.arrays() for r in rows])
+    reader = types.SimpleNamespace(embedding=torch.randn(16, 4))
+    h = torch.randn(len(ids), 4)
+    start, end = (h @ reader.embedding[[PAD, END]].T).unbind(1)
+    nats = lambda x, at: torch.logsumexp(x, 0) - torch.logsumexp(x[at], 0)
+    first, last = slice(0, 7), slice(9, 12)
+    want = (nats(start[first], [2, 4]) + nats(end[first], [3, 5]) + nats(start[last], [0]) + nats(end[last], [0])) / 4
+    assert (pointing(reader, h, torch.tensor(cu), torch.tensor(marks)) - want).abs() < 1e-5
+    assert ids[0] == DOC and marks[0] == INSIDE and marks[9] == INSIDE | STARTS | ENDS
 
 
 def test_shards():
@@ -103,6 +125,7 @@ def test_shards():
 
 if __name__ == "__main__":
     test_auc()
+    test_pointing()
     test_shards()
     test_recipe()
-    print("3 passed, 0 failed")
+    print("4 passed, 0 failed")

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 import checkpoint
-from model import PLAIN, Config, Pieces, Reader, fla_kernel, head_loss
-from prepare import ANSWER, DOC, END, QUESTION, tokenizer_of
-from rows import CLOZE, KINDS, NOWHERE, OFF, RECALL, SPAN, TEXT, Rows, Row, Store
+import model
+from model import PLAIN, Config, Pieces, Reader, State, fla_kernel, head_loss
+from prepare import ANSWER, END, PAD, tokenizer_of
+from rows import CLOZE, ENDS, INSIDE, KINDS, NOWHERE, OFF, RECALL, SPAN, STARTS, TEXT, Row, Rows, Store, packed
 
 
 # ---- Muon: matrices of one shape are orthogonalised together ----
@@ -80,9 +81,7 @@ def produce(seed, args, progress, queue):
     torch.set_num_threads(1)
     rows = Rows(args.data, args.mixture, tokenizer_of(args.tokenizer), seed)
     while True:
-        b = rows.batch(args.batch_tokens, progress.value)
-        kinds = np.ascontiguousarray(b[1])
-        queue.put((b[0], kinds, b[2], b[3]))
+        queue.put(rows.batch(args.batch_tokens, progress.value))
 
 
 def to_device(batch, device):
@@ -93,20 +92,49 @@ def to_device(batch, device):
     return out
 
 
-def weights_of(mixture, progress, device):
+def phase_of(mixture, progress, device):
+    """-> what each kind of token weighs [KINDS]; the phase, with its share of dropout as a tensor"""
     phase = next((p for p in mixture["phases"] if progress < p["until"]), mixture["phases"][-1])
     w = {**mixture["weights"], **phase.get("weights", {})}
-    return torch.tensor([w.get(k, 0.0) for k in KINDS], device=device)
+    table = torch.tensor([w.get(k, 0.0) for k in KINDS], device=device)
+    return table, {"carry": 0.0, "point": 0.0, **phase, "drop": torch.tensor(phase.get("drop", 0.0), device=device)}
 
 
-def loss_of(reader, batch, table, dtype, fns, rows=8192):
-    """-> weighted loss; cross-entropy and kind of every target"""
-    ids, kinds, pos, cu = batch
+def pointing(reader, h, cu, marks):
+    """Mean cross-entropy of pointing, over the rows that have marks: of all places inside, those where the answer starts
+    (the row of the embedding of <|pad|>, which means nothing else) and those where it ends (that of <|end|>)."""
+    inside = torch.nonzero(marks & INSIDE).squeeze(1)
+    if inside.numel() == 0:
+        return h.sum() * 0
+    row = torch.searchsorted(cu, inside, right=True) - 1
+    logits = h[inside].float() @ reader.embedding[[PAD, END]].float().T                    # [P, 2]
+    wanted = torch.stack([(marks[inside] & bit) != 0 for bit in (STARTS, ENDS)], 1)
+    rows = cu.shape[0] - 1
+    high = torch.full((rows, 2), -1e30, device=h.device).scatter_reduce(0, row[:, None].expand(-1, 2), logits.detach(), "amax")
+    e = torch.exp(logits - high[row])
+    both = [torch.zeros(rows, 2, device=h.device).index_add(0, row, x) for x in (e, e * wanted)]
+    there = both[0][:, 0] > 0
+    return (torch.log(both[0][there]) - torch.log(both[1][there] + 1e-9)).mean()
+
+
+def loss_of(reader, batch, table, dtype, fns, rows=8192, state=None, drop=None, point=0.0):
+    """-> weighted loss; cross-entropy and kind of every target; cross-entropy of pointing (0 where `point`, its weight, is)"""
+    ids, kinds, pos, cu, marks = batch
     ids = ids.long()
-    h = reader.hidden(ids, pos, cu, dtype=dtype, fns=fns)
+    h = reader.hidden(ids, pos, cu, dtype=dtype, fns=fns, state=state, drop=drop)
     kind = torch.cat([kinds[1:], kinds[:1]]).long()      # a row's first token is of kind off, so no row predicts the next
     loss, ce = head_loss(h, reader.embedding, torch.cat([ids[1:], ids[:1]]), table[kind], fns, rows)
-    return loss, ce, kind
+    pointed = pointing(reader, h, cu, marks) if point else loss.new_zeros(())
+    return loss + point * pointed, ce, kind, pointed.detach()
+
+
+def carried(reader, state, rows, share, generator):
+    """States for `rows` new rows: a share of them goes on from what some row of the last batch left, the others from nothing."""
+    device = state.s[0].device
+    chosen = torch.randint(state.s[0].shape[0], (rows,), generator=generator)
+    kept = (torch.rand(rows, generator=generator) < share).to(device)
+    chosen = chosen.to(device)
+    return State(0, [s[chosen] * kept[:, None, None, None] for s in state.s], [c[chosen] * kept[:, None, None] for c in state.conv])
 
 
 def dev_batches(folder, batch_tokens, most=400):
@@ -120,7 +148,7 @@ def dev_batches(folder, batch_tokens, most=400):
                 continue
             row = Row()
             for again in range(2 if tier == "B" else 1):
-                row.doc(s.passage(c), OFF)
+                row.sought(s.passage(c), OFF, s.answer(k, c)) if again else row.doc(s.passage(c), OFF)
                 row.ask(s.question(k), OFF)
             row.add([ANSWER], OFF)
             row.add(s.answer(k, c), SPAN)
@@ -128,9 +156,7 @@ def dev_batches(folder, batch_tokens, most=400):
                 break
             rows.append(row.arrays())
             n += row.n
-        sizes = [len(r[0]) for r in rows]
-        out[tier] = [np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows]),
-                     np.concatenate([np.arange(m, dtype=np.int32) for m in sizes]), np.cumsum([0] + sizes).astype(np.int64)]
+        out[tier] = packed(rows)
     return out
 
 
@@ -142,7 +168,10 @@ def dev_loss(reader, batches, dtype, device):
         batch = to_device(batch, device)
         table = torch.zeros(len(KINDS), device=device)
         table[SPAN] = 1
-        out["dev_" + tier.lower()] = loss_of(reader, batch, table, dtype, PLAIN)[0].item()
+        loss, _, _, pointed = loss_of(reader, batch, table, dtype, PLAIN, point=1e-9 if tier == "B" else 0)
+        out["dev_" + tier.lower()] = loss.item()
+        if tier == "B":
+            out["dev_pointing"] = pointed.item()
     return out
 
 
@@ -152,16 +181,18 @@ def pieces(reader, args, device, dtype):
         return PLAIN
     try:
         torch._dynamo.config.specialize_float = True
-        fns, n = Pieces(compiled=True), args.batch_tokens
+        fns, n, rows = Pieces(compiled=True), args.batch_tokens, args.batch_tokens // 512
+        marks = torch.full((n,), INSIDE | STARTS | ENDS, dtype=torch.uint8, device=device)
         batch = [torch.randint(6, reader.c.vocab_size, (n,), device=device), torch.ones(n, dtype=torch.uint8, device=device),
-                 torch.arange(n, device=device, dtype=torch.int32) % 512, torch.arange(0, n + 1, 512, device=device)]
+                 torch.arange(n, device=device, dtype=torch.int32) % 512, torch.arange(0, n + 1, 512, device=device), marks]
+        table, still = torch.ones(len(KINDS), device=device), torch.tensor(0.0, device=device)
         for _ in range(2):
-            loss, _, _ = loss_of(reader, batch, torch.ones(len(KINDS), device=device), dtype, fns)
+            loss = loss_of(reader, batch, table, dtype, fns, state=reader.empty_state(rows), drop=still, point=1.0)[0]
             loss.backward()
         if not math.isfinite(loss.item()):
             raise ArithmeticError("the compiled loss is %r" % loss.item())
         with torch.no_grad():
-            plain = loss_of(reader, batch, torch.ones(len(KINDS), device=device), dtype, PLAIN)[0].item()
+            plain = loss_of(reader, batch, table, dtype, PLAIN, point=1.0)[0].item()
         print("compiled loss %.4f, plain %.4f" % (loss.item(), plain), flush=True)
         if abs(plain - loss.item()) > 0.02:
             raise ArithmeticError("compiled and plain losses differ")
@@ -176,8 +207,7 @@ def pieces(reader, args, device, dtype):
 def warm(args):
     """Compiles the pieces into the cache on disk, with a stand-in for the recurrence (kernels.py compiles that)."""
     device = torch.device("cuda")
-    import model
-    model.mix = lambda q, k, v, g, b, w, cu, s0=None: (q + k + v + g.to(q.dtype) + b + w, None)
+    model.mix = lambda q, k, v, g, b, w, cu, s0=None: (q + k + v + g.to(q.dtype) + b + w, s0)
     pieces(Reader(Config.load(args.config)).to(device), args, device, torch.bfloat16)
 
 
@@ -187,7 +217,7 @@ def save(reader, args):
         json.dump(reader.c.json(), f, indent=1)
 
 
-COLUMNS = ["step", "seconds", "tokens", "tokens_per_s", "lr", "loss", "text", "answer", "none", "cloze", "recall", "dev_a", "dev_b"]
+COLUMNS = ["step", "seconds", "tokens", "tokens_per_s", "lr", "loss", "text", "answer", "none", "cloze", "recall", "pointing", "dev_a", "dev_b", "dev_pointing"]
 
 
 def train(args):
@@ -207,7 +237,8 @@ def train(args):
             kernels.time_shortly()
         except ImportError as e:
             print("no Triton here: %s" % e, flush=True)
-        print("recurrence: %s" % ("fla's kernel" if fla_kernel() else "plain PyTorch"), flush=True)
+        model.safe_decay = args.safe_decay
+        print("recurrence: %s" % ("fla's kernel" if fla_kernel() else "plain PyTorch"), "with decay bounded" if args.safe_decay else "", flush=True)
     reader = Reader(Config.load(args.config)).to(device)
     if args.init:
         reader.load_state_dict(checkpoint.dequantize(checkpoint.load(args.init)))
@@ -223,7 +254,8 @@ def train(args):
         out.writeheader()
     step = tokens = 0
     first = queue.get()
-    sums = torch.zeros(2, len(KINDS), device=device)
+    sums, pointings, chance = torch.zeros(2, len(KINDS), device=device), torch.zeros(2, device=device), torch.Generator().manual_seed(args.seed)
+    state = reader.empty_state()
     start = last = saved = devved = time.time()
     seconds = args.deadline - start if args.deadline else args.seconds
     last_tokens, spent, table = 0, 0.0, None
@@ -236,10 +268,11 @@ def train(args):
         if step % 20 == 0:
             with open(args.mixture) as f:
                 mixture = json.load(f)
-            table = weights_of(mixture, p, device)
+            table, phase = phase_of(mixture, p, device)
         batch, first = to_device(first or queue.get(), device), None
         factor = schedule(p, spent, args)
-        loss, ce, kind = loss_of(reader, batch, table, dtype, fns)
+        state = carried(reader, state, len(batch[3]) - 1, phase["carry"], chance)
+        loss, ce, kind, pointed = loss_of(reader, batch, table, dtype, fns, state=state, drop=phase["drop"], point=phase["point"])
         loss.backward()
         torch.nn.utils.clip_grad_norm_([x for g in adam.param_groups for x in g["params"]], 1.0)
         muon.step(args.lr * factor)
@@ -249,16 +282,18 @@ def train(args):
         reader.zero_grad(set_to_none=True)
         sums[0].index_add_(0, kind, ce.float())
         sums[1].index_add_(0, kind, torch.ones_like(ce, dtype=torch.float32))
+        pointings += torch.stack([pointed, torch.ones_like(pointed)])
         step += 1
         tokens += len(kind)
         if args.profile and step == 30:
-            profile(reader, batch, table, dtype, fns, muon)
+            profile(reader, batch, table, dtype, fns, muon, state)
         if step % args.log_every == 0 or step == 10:
             mean = (sums[0] / sums[1].clamp(min=1)).tolist()
             now = time.time()
             row = {"step": step, "seconds": round(now - start, 1), "tokens": tokens, "tokens_per_s": round((tokens - last_tokens) / (now - last)),
                    "lr": "%.2e" % (args.lr * factor), "loss": round(loss.item(), 4), "text": round(mean[TEXT], 4), "answer": round(mean[SPAN], 4),
-                   "none": round(mean[NOWHERE], 4), "cloze": round(mean[CLOZE], 4), "recall": round(mean[RECALL], 4)}
+                   "none": round(mean[NOWHERE], 4), "cloze": round(mean[CLOZE], 4), "recall": round(mean[RECALL], 4),
+                   "pointing": round((pointings[0] / pointings[1]).item(), 4)}
             if dev and now - devved > args.dev_every:
                 row.update({k: round(v, 4) for k, v in dev_loss(reader, dev, dtype, device).items()})
                 devved = time.time()
@@ -268,6 +303,7 @@ def train(args):
             log.flush()
             print(json.dumps(row), "queue", queue.qsize(), flush=True)
             sums.zero_()
+            pointings.zero_()
             last, last_tokens = time.time(), tokens
         if time.time() - saved > args.save_every:
             save(reader, args)
@@ -282,12 +318,13 @@ def train(args):
     return reader
 
 
-def profile(reader, batch, table, dtype, fns, muon):
+def profile(reader, batch, table, dtype, fns, muon, state):
     """Where a step's time goes, by kernel."""
     try:
         from torch.profiler import ProfilerActivity
         with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as p:
-            loss_of(reader, batch, table, dtype, fns)[0].backward()
+            drop = torch.tensor(0.0, device=table.device)
+            loss_of(reader, batch, table, dtype, fns, state=State(0, list(state.s), list(state.conv)), drop=drop, point=1.0)[0].backward()
             muon.step(0.0)
             torch.cuda.synchronize()
         reader.zero_grad(set_to_none=True)
@@ -323,6 +360,7 @@ def arguments(argv=None):
     p.add_argument("--dev-every", type=float, default=60)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--plain", action="store_true")
+    p.add_argument("--safe-decay", action="store_true", help="bound the decay of a token by exp(-5), for fla's faster path")
     p.add_argument("--profile", action="store_true", help="print the kernels of one step")
     p.add_argument("--warm", action="store_true", help="only fill torch.compile's cache")
     a = p.parse_args(argv)
