@@ -117,6 +117,14 @@ def fla_convolution():
         return None
 
 
+def tiles_of(cu):
+    """The tables of tiles that fla's kernels make for the rows `cu`, which it keeps by the identity of that tensor."""
+    if not fla_kernel():
+        return []
+    from fla.ops.utils import prepare_chunk_indices
+    return [prepare_chunk_indices(cu, 64), prepare_chunk_indices(cu, 64, cu_seqlens_cpu=None)]
+
+
 def mix(q, k, v, g, b, w, cu, s0=None):
     """Packed rows through the recurrence. `cu` [R+1]; `s0` [R, H, K, V] or None for empty states. Gives o, states."""
     if q.is_cuda and fla_kernel():

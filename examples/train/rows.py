@@ -6,6 +6,7 @@ A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> ques
           b     passage, question, passage, question, answer (tier B)
           q     question, passage, question, answer
           multi two to five passages, then questions on any of them
+          g     passage, then answers with the questions they answer: a reader that can ask makes questions for the next
           an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by rule
   recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys
 
@@ -22,8 +23,8 @@ import numpy as np
 
 from prepare import ANSWER, DOC, END, NONE, QUESTION
 
-KINDS = ["off", "text", "passage", "question", "answer", "none", "cloze", "recall", "close"]
-OFF, TEXT, PASSAGE, ASKED, SPAN, NOWHERE, CLOZE, RECALL, CLOSE = range(len(KINDS))
+KINDS = ["off", "text", "passage", "question", "answer", "none", "cloze", "recall", "close", "asking"]
+OFF, TEXT, PASSAGE, ASKED, SPAN, NOWHERE, CLOZE, RECALL, CLOSE, ASKING = range(len(KINDS))
 INSIDE, STARTS, ENDS = 1, 2, 4      # marks for pointing: a place that could be pointed at; where the answer starts and ends
 
 
@@ -229,13 +230,23 @@ class Asker:
             k = r.randrange(len(s.q))
         c = s.of_question(k)
         if form != "multi":
-            self.rename(c, k, 0.15 if self.synthetic else 0.6)
+            self.rename(c, k, 0.15 if self.synthetic else 0.45)
         if form == "a":
             passage = self.renamed(s.passage(c))
             row.doc(passage, self.text)
             for q, answer in self.asked_of(c, r.randint(1, 6), passage):
                 row.ask(*self.worn(q))
                 row.answer(answer, self.span)
+            return row
+        if form == "g":
+            passage = self.renamed(s.passage(c))
+            row.doc(passage, self.text)
+            for q, answer in self.asked_of(c, 4, passage):
+                if answer is not None:
+                    row.add([ANSWER], OFF)
+                    row.add(answer, OFF)
+                    row.ask(q, ASKING)
+                    row.add([END], CLOSE)
             return row
         if form == "multi":
             near = [int(m) for m in s.near[k] if m >= 0]

@@ -85,11 +85,34 @@ def produce(seed, args, progress, queue):
 
 
 def to_device(batch, device):
+    """A batch of `rows.packed` as tensors, and the places inside marked passages [P]."""
     out = []
-    for a in batch:
+    for a in (*batch, np.flatnonzero(batch[4] & INSIDE)):
         t = torch.from_numpy(np.ascontiguousarray(a))
         out.append(t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t)
     return out
+
+
+class Feed:
+    """Batches on the device. On CUDA each is made ready on a stream of its own while the one before is being trained on:
+    the kernels' tables of tiles need numbers on the host, and on the main stream the wait for them would empty it."""
+
+    def __init__(self, queue, device):
+        self.queue, self.device = queue, device
+        self.side = torch.cuda.Stream() if device.type == "cuda" else None
+
+    def next(self):
+        batch = self.queue.get()
+        if self.side is None:
+            return to_device(batch, self.device)
+        main = torch.cuda.current_stream()
+        with torch.cuda.stream(self.side):
+            batch = to_device(batch, self.device)
+            tiles = model.tiles_of(batch[3])            # cached by the identity of cu
+        main.wait_stream(self.side)
+        for t in batch + tiles:
+            t.record_stream(main)
+        return batch
 
 
 def phase_of(mixture, progress, device):
@@ -100,10 +123,9 @@ def phase_of(mixture, progress, device):
     return table, {"carry": 0.0, "point": 0.0, **phase, "drop": torch.tensor(phase.get("drop", 0.0), device=device)}
 
 
-def pointing(reader, h, cu, marks):
+def pointing(reader, h, cu, marks, inside):
     """Mean cross-entropy of pointing, over the rows that have marks: of all places inside, those where the answer starts
     (the row of the embedding of <|pad|>, which means nothing else) and those where it ends (that of <|end|>)."""
-    inside = torch.nonzero(marks & INSIDE).squeeze(1)
     if inside.numel() == 0:
         return h.sum() * 0
     row = torch.searchsorted(cu, inside, right=True) - 1
@@ -113,18 +135,19 @@ def pointing(reader, h, cu, marks):
     high = torch.full((rows, 2), -1e30, device=h.device).scatter_reduce(0, row[:, None].expand(-1, 2), logits.detach(), "amax")
     e = torch.exp(logits - high[row])
     both = [torch.zeros(rows, 2, device=h.device).index_add(0, row, x) for x in (e, e * wanted)]
-    there = both[0][:, 0] > 0
-    return (torch.log(both[0][there]) - torch.log(both[1][there] + 1e-9)).mean()
+    there = both[0][:, :1] > 0
+    nats = torch.log(both[0].clamp(min=1e-9)) - torch.log(both[1] + 1e-9)
+    return torch.where(there, nats, torch.zeros_like(nats)).sum() / (2 * there.sum())
 
 
 def loss_of(reader, batch, table, dtype, fns, rows=8192, state=None, drop=None, point=0.0):
     """-> weighted loss; cross-entropy and kind of every target; cross-entropy of pointing (0 where `point`, its weight, is)"""
-    ids, kinds, pos, cu, marks = batch
+    ids, kinds, pos, cu, marks, inside = batch
     ids = ids.long()
     h = reader.hidden(ids, pos, cu, dtype=dtype, fns=fns, state=state, drop=drop)
     kind = torch.cat([kinds[1:], kinds[:1]]).long()      # a row's first token is of kind off, so no row predicts the next
     loss, ce = head_loss(h, reader.embedding, torch.cat([ids[1:], ids[:1]]), table[kind], fns, rows)
-    pointed = pointing(reader, h, cu, marks) if point else loss.new_zeros(())
+    pointed = pointing(reader, h, cu, marks, inside) if point else loss.new_zeros(())
     return loss + point * pointed, ce, kind, pointed.detach()
 
 
@@ -184,7 +207,8 @@ def pieces(reader, args, device, dtype):
         fns, n, rows = Pieces(compiled=True), args.batch_tokens, args.batch_tokens // 512
         marks = torch.full((n,), INSIDE | STARTS | ENDS, dtype=torch.uint8, device=device)
         batch = [torch.randint(6, reader.c.vocab_size, (n,), device=device), torch.ones(n, dtype=torch.uint8, device=device),
-                 torch.arange(n, device=device, dtype=torch.int32) % 512, torch.arange(0, n + 1, 512, device=device), marks]
+                 torch.arange(n, device=device, dtype=torch.int32) % 512, torch.arange(0, n + 1, 512, device=device), marks,
+                 torch.arange(n, device=device)]
         table, still = torch.ones(len(KINDS), device=device), torch.tensor(0.0, device=device)
         for _ in range(2):
             loss = loss_of(reader, batch, table, dtype, fns, state=reader.empty_state(rows), drop=still, point=1.0)[0]
@@ -253,7 +277,8 @@ def train(args):
     if new:
         out.writeheader()
     step = tokens = 0
-    first = queue.get()
+    feed = Feed(queue, device)
+    batch = feed.next()
     sums, pointings, chance = torch.zeros(2, len(KINDS), device=device), torch.zeros(2, device=device), torch.Generator().manual_seed(args.seed)
     state = reader.empty_state()
     start = last = saved = devved = time.time()
@@ -269,7 +294,6 @@ def train(args):
             with open(args.mixture) as f:
                 mixture = json.load(f)
             table, phase = phase_of(mixture, p, device)
-        batch, first = to_device(first or queue.get(), device), None
         factor = schedule(p, spent, args)
         state = carried(reader, state, len(batch[3]) - 1, phase["carry"], chance)
         loss, ce, kind, pointed = loss_of(reader, batch, table, dtype, fns, state=state, drop=phase["drop"], point=phase["point"])
@@ -283,10 +307,11 @@ def train(args):
         sums[0].index_add_(0, kind, ce.float())
         sums[1].index_add_(0, kind, torch.ones_like(ce, dtype=torch.float32))
         pointings += torch.stack([pointed, torch.ones_like(pointed)])
+        done, batch = batch, feed.next()
         step += 1
         tokens += len(kind)
         if args.profile and step == 30:
-            profile(reader, batch, table, dtype, fns, muon, state)
+            profile(reader, done, table, dtype, fns, muon, state)
         if step % args.log_every == 0 or step == 10:
             mean = (sums[0] / sums[1].clamp(min=1)).tolist()
             now = time.time()
@@ -311,10 +336,10 @@ def train(args):
     save(reader, args)
     for w in workers:
         w.terminate()
-    done = {"steps": step, "tokens": tokens, "seconds": round(spent, 1), "tokens_per_s": round(tokens / max(spent, 1e-9)), **dev_loss(reader, dev, dtype, device)}
-    print("done", json.dumps(done), flush=True)
+    summary = {"steps": step, "tokens": tokens, "seconds": round(spent, 1), "tokens_per_s": round(tokens / max(spent, 1e-9)), **dev_loss(reader, dev, dtype, device)}
+    print("done", json.dumps(summary), flush=True)
     with open(os.path.join(args.out, "done.json"), "w") as f:
-        json.dump(done, f)
+        json.dump(summary, f)
     return reader
 
 
