@@ -49,7 +49,7 @@ def attend(q, k, v, g, b, w, cu, s0=None):
             score = Q @ K.transpose(1, 2) * q.shape[-1] ** 0.5
             o = score.masked_fill(~torch.ones_like(score, dtype=torch.bool).tril(), float("-inf")).softmax(-1) @ V
         out.append(o.transpose(0, 1))
-    return torch.cat(out), None
+    return torch.cat(out), s0
 
 
 def config_of(base, form):
