@@ -9,6 +9,7 @@ use std::ops::Range;
 use crate::cancel::Pace;
 use crate::error::Result;
 use crate::model::{Sequence, Want};
+use crate::point::point_spans;
 use crate::prompt::{Origin, PassageTokens};
 use crate::read::Reader;
 use crate::state::State;
@@ -65,15 +66,25 @@ pub fn after_one_reading(reader: &Reader, question: &str) -> Result<Vec<u32>> {
 }
 
 /// What follows a passage that is to be read twice (tier B): the question, the passage once more, now that the reader knows
-/// what is asked, and the question again. Just read twice: arXiv 2407.05483.
+/// what is asked, and the question again where the reader cannot point. Just read twice: arXiv 2407.05483.
 ///
 /// # Errors
 /// As [`crate::prompt::Prompt::question`].
 pub fn before_second_reading(reader: &Reader, question: &str, passage: &PassageTokens) -> Result<Vec<u32>> {
     let mut ids = reader.prompt().question(question)?;
     ids.extend_from_slice(&passage.ids);
-    ids.extend(after_one_reading(reader, question)?);
+    if reader.prompt().start().is_none() {
+        ids.extend(after_one_reading(reader, question)?);
+    }
     Ok(ids)
+}
+
+/// Reads what [`before_second_reading`] gave and answers from that: by pointing where the reader can, else by decoding.
+///
+/// # Errors
+/// As [`crate::model::Model::forward_at`].
+pub fn answer_second_reading(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>) -> Result<Vec<Span>> {
+    if reader.prompt().start().is_some() { point_spans(reader, asked, pace) } else { answer_spans_at(reader, asked, pace) }
 }
 
 /// Which tokens of a passage an answer may be made of.
@@ -163,6 +174,24 @@ impl SpanText {
             }
         }
         Self { ids, positions, distinct }
+    }
+
+    /// Tokens of the text.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The ids at these positions; `None` where an answer may not go.
+    #[must_use]
+    pub fn span(&self, range: Range<usize>) -> Option<&[u32]> {
+        self.ids.get(range).filter(|ids| !ids.contains(&FORBIDDEN))
     }
 
     fn at(&self, position: u32) -> Option<u32> {

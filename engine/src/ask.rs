@@ -220,6 +220,11 @@ fn in_own_words(
 ) -> Result<()> {
     let ids = match answer.tier {
         Tier::A => after_one_reading(from.reader, question)?,
+        Tier::B if from.reader.prompt().start().is_some() => {
+            let mut ids = before_second_reading(from.reader, question, &considered.tokens)?;
+            ids.extend(after_one_reading(from.reader, question)?);
+            ids
+        }
         Tier::B => before_second_reading(from.reader, question, &considered.tokens)?,
     };
     let mut state = batch.states[considered.state].clone();

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use palimpsest_index::{Hit, Index};
 
-use crate::answer::{ANSWER_TOKENS, Allowed, Asked, Span, SpanText, after_one_reading, answer_spans_at, before_second_reading};
+use crate::answer::{
+    ANSWER_TOKENS, Allowed, Asked, Span, SpanText, after_one_reading, answer_second_reading, answer_spans_at,
+    before_second_reading,
+};
 use crate::ask::{AskOptions, SECOND_READINGS, Tier, Timings};
 use crate::cancel::{Cancel, Pace};
 use crate::error::Result;
@@ -150,7 +153,7 @@ pub fn consider(
     let mut batch = Batch { questions: all, states: read.into_iter().map(|p| p.state).collect() };
     let once = batch.questions.iter().zip(&asked).enumerate();
     let once = once.flat_map(|(q, (one, ids))| (0..one.considered.len()).map(move |i| (q, i, ids.clone()))).collect();
-    batch.decode(from.reader, once, cancel)?;
+    batch.decode(from.reader, once, Tier::A, cancel)?;
     if options.tier == Tier::B {
         let twice = batch.second_readings(from.reader, questions, options, deadline)?;
         for &(q, ..) in &twice {
@@ -159,7 +162,7 @@ pub fn consider(
                 batch.questions[q].considered.iter_mut().for_each(|c| c.span = None);
             }
         }
-        batch.decode(from.reader, twice, cancel)?;
+        batch.decode(from.reader, twice, Tier::B, cancel)?;
     }
     timings.answer = lap(&clock, timings.retrieve + timings.read);
     batch.questions.iter_mut().for_each(|one| one.timings_ms = timings);
@@ -270,7 +273,7 @@ type ToAsk = (usize, usize, Vec<u32>);
 
 impl Batch {
     /// Asks forks of the states, as many in one batch as [`STATE_BYTES`] hold.
-    fn decode(&mut self, reader: &Reader, to_ask: Vec<ToAsk>, cancel: &Cancel) -> Result<()> {
+    fn decode(&mut self, reader: &Reader, to_ask: Vec<ToAsk>, tier: Tier, cancel: &Cancel) -> Result<()> {
         let at_once = (STATE_BYTES / 2 / State::bytes(reader.config())).max(1);
         for some in to_ask.chunks(at_once) {
             let considered = some.iter().map(|(q, i, _)| &self.questions[*q].considered[*i]);
@@ -278,7 +281,11 @@ impl Batch {
             let texts: Vec<SpanText> = considered.map(|c| SpanText::of_passage(&c.tokens, Allowed::Text)).collect();
             let contexts = forks.iter_mut().zip(some).zip(&texts);
             let mut contexts: Vec<Asked<'_>> = contexts.map(|((state, (_, _, ids)), text)| Asked { state, ids, text }).collect();
-            let spans = answer_spans_at(reader, &mut contexts, &mut Pace::until(cancel))?;
+            let mut pace = Pace::until(cancel);
+            let spans = match tier {
+                Tier::A => answer_spans_at(reader, &mut contexts, &mut pace)?,
+                Tier::B => answer_second_reading(reader, &mut contexts, &mut pace)?,
+            };
             for ((q, i, ids), span) in some.iter().zip(spans) {
                 let one = &mut self.questions[*q];
                 one.tokens_read += ids.len() as u64 + span.tokens_read;

@@ -23,6 +23,7 @@ pub mod files;
 pub mod free;
 pub mod measure;
 pub mod model;
+pub mod point;
 pub mod prompt;
 pub mod read;
 pub mod rerank;

@@ -6,7 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Allowed, Asked, Span, SpanText, after_one_reading, answer_spans, before_second_reading};
+use crate::answer::{
+    Allowed, Asked, Span, SpanText, after_one_reading, answer_second_reading, answer_spans, before_second_reading,
+};
+use crate::cancel::Pace;
 use crate::error::{Error, Result};
 use crate::model::Sequence;
 use crate::prompt::PassageTokens;
@@ -126,9 +129,9 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         let (once, twice) = (after_one_reading(reader, &q.question)?, before_second_reading(reader, &q.question, &passage)?);
         let (mut a, mut b) = (state.clone(), state.clone());
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
-        let mut asked = [Asked { state: &mut a, ids: &once, text: &text }, Asked { state: &mut b, ids: &twice, text: &text }];
-        let spans = answer_spans(reader, &mut asked)?;
-        let [a, b] = [said(reader, &spans[0], q)?, said(reader, &spans[1], q)?];
+        let first = answer_spans(reader, &mut [Asked { state: &mut a, ids: &once, text: &text }])?;
+        let second = answer_second_reading(reader, &mut [Asked { state: &mut b, ids: &twice, text: &text }], &mut Pace::free())?;
+        let [a, b] = [said(reader, &first[0], q)?, said(reader, &second[0], q)?];
         for (sum, said) in [(&mut sum.a, &a), (&mut sum.b, &b)] {
             sum.em += said.em * 100.0 / questions.len() as f64;
             sum.f1 += said.f1 * 100.0 / questions.len() as f64;

@@ -180,6 +180,8 @@ pub enum Want {
     Last,
     /// Those after every token.
     All,
+    /// After every token, the logits of these two ids alone: what pointing needs. The embedding must be tied.
+    Only([u32; 2]),
 }
 
 /// The network's weights, packed for this machine. Shared between threads; all that changes is in [`State`] and [`Scratch`].
@@ -382,14 +384,17 @@ impl Model {
                 first += len;
             }
             pace.read(rows);
-            if want == Want::All {
-                self.logits_of_all(rows, scratch)?;
-                let mut row = 0;
-                for (i, &len) in scratch.lens.iter().enumerate() {
-                    for position in read[i] - len..read[i] {
-                        sink(i, position, &scratch.logits[row * vocabulary..(row + 1) * vocabulary]);
-                        row += 1;
-                    }
+            let wide = match want {
+                Want::All => vocabulary,
+                Want::Only(ids) => ids.len(),
+                Want::Nothing | Want::Last => continue,
+            };
+            self.logits_of_all(rows, want, scratch)?;
+            let mut row = 0;
+            for (i, &len) in scratch.lens.iter().enumerate() {
+                for position in read[i] - len..read[i] {
+                    sink(i, position, &scratch.logits[row * wide..(row + 1) * wide]);
+                    row += 1;
                 }
             }
         }
@@ -405,10 +410,20 @@ impl Model {
         Ok(())
     }
 
-    fn logits_of_all(&self, rows: usize, scratch: &mut Scratch) -> Result<()> {
+    fn logits_of_all(&self, rows: usize, want: Want, scratch: &mut Scratch) -> Result<()> {
         let d = self.config.width;
         let normed = sized(&mut scratch.normed, rows * d);
         self.kernels.rms_norm(&scratch.x[..rows * d], &self.final_norm, self.config.norm_eps, normed)?;
+        if let Want::Only(ids) = want {
+            let logits = sized(&mut scratch.logits, rows * ids.len());
+            for (row, out) in normed.chunks_exact(d).zip(logits.chunks_exact_mut(ids.len())) {
+                for (out, id) in out.iter_mut().zip(ids) {
+                    let word = &self.embedding[id as usize * d..(id as usize + 1) * d];
+                    *out = row.iter().zip(word).map(|(a, b)| a * b).sum();
+                }
+            }
+            return Ok(());
+        }
         let logits = sized(&mut scratch.logits, rows * self.config.vocabulary);
         Ok(self.kernels.matmul(normed, &self.head, logits)?)
     }

@@ -42,6 +42,7 @@ pub struct Prompt {
     answer: Vec<u32>,
     none: Option<u32>,
     end: Option<u32>,
+    start: Option<u32>,
     from_file: bool,
 }
 
@@ -64,6 +65,8 @@ struct Form {
     answer: String,
     none: Option<String>,
     end: Option<String>,
+    #[serde(default)]
+    start: Option<String>,
 }
 
 impl Form {
@@ -75,6 +78,7 @@ impl Form {
             answer: "Answer:".into(),
             none: None,
             end: Some("\n".into()),
+            start: None,
         }
     }
 }
@@ -122,11 +126,13 @@ impl Prompt {
                 return Err(format!("prompt.{key} is {template:?} and lacks {needs}"));
             }
         }
-        let all = [Some(&form.passage), Some(&form.question), Some(&form.answer), form.none.as_ref(), form.end.as_ref()];
+        let ends = [form.none.as_ref(), form.end.as_ref(), form.start.as_ref()];
+        let all = [Some(&form.passage), Some(&form.question), Some(&form.answer)].into_iter().chain(ends);
+        let all: Vec<&String> = all.flatten().collect();
         let added = tokenizer.get_added_tokens_decoder();
         let marks: Vec<(String, u32)> = added
             .into_iter()
-            .filter(|(_, t)| !t.content.is_empty() && all.iter().flatten().any(|f| f.contains(&t.content)))
+            .filter(|(_, t)| !t.content.is_empty() && all.iter().any(|f| f.contains(&t.content)))
             .map(|(id, t)| (t.content, id))
             .collect();
         // As special tokens they are left alone when text is encoded below: text that spells a mark stays text.
@@ -142,6 +148,7 @@ impl Prompt {
             answer: Vec::new(),
             none: None,
             end: None,
+            start: None,
             from_file,
         };
         let (answer, _) = prompt.fill(&pieces(&form.answer, &marks), &[])?;
@@ -150,7 +157,10 @@ impl Prompt {
             Some(text) => prompt.fill(&pieces(text, &marks), &[]).map(|(ids, _)| ids.first().copied()),
             None => Ok(None),
         };
-        (prompt.none, prompt.end) = (first(&form.none)?, first(&form.end)?);
+        (prompt.none, prompt.end, prompt.start) = (first(&form.none)?, first(&form.end)?, first(&form.start)?);
+        if prompt.start.is_some() && prompt.end.is_none() {
+            return Err("prompt.start is there, prompt.end is not: a reader that points needs both".into());
+        }
         Ok(prompt)
     }
 
@@ -170,6 +180,13 @@ impl Prompt {
     #[must_use]
     pub fn end(&self) -> Option<u32> {
         self.end
+    }
+
+    /// The token whose logit says of a token of a passage that the answer starts there ([`crate::point`]); a reader that was not
+    /// taught to point has none.
+    #[must_use]
+    pub fn start(&self) -> Option<u32> {
+        self.start
     }
 
     /// `title` and `text` in the passage form. White space around `text` is not read; origins refer to `text` as given.
@@ -333,6 +350,7 @@ mod tests {
             answer: "<|a|>".into(),
             none: Some("<|none|>".into()),
             end: Some("<|end|>".into()),
+            start: None,
         }
     }
 

@@ -1,0 +1,115 @@
+//! A passage read in knowledge of the question -> where the answer stands in it.
+//!
+//! A reader that was taught to point (`start` in its `reader.json`) says after each token of such a passage whether an answer
+//! starts or ends there: the logits of two marks, `start` and `end`. The best span is the pair of places, at most
+//! [`ANSWER_TOKENS`] long, whose log-probabilities sum highest, each over all places of the passage; pointing at the mark that
+//! opens the passage says that the answer is not in it. Nothing is decoded. The idea is that of pointer networks (arXiv
+//! 1506.03134) as used for SQuAD (arXiv 1608.07905); `examples/train/train.py` trains it.
+
+use std::ops::Range;
+
+use crate::answer::{ANSWER_TOKENS, Asked, Span};
+use crate::cancel::Pace;
+use crate::error::{Error, Result};
+use crate::model::{Sequence, Want};
+use crate::read::Reader;
+
+/// Reads what each context is still to read, which ends with the passage that its text is of, and points at the best span.
+///
+/// # Errors
+/// [`Error::Input`] for a reader that was not taught to point; as [`crate::model::Model::forward_at`].
+pub fn point_spans(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>) -> Result<Vec<Span>> {
+    let (Some(start), Some(end)) = (reader.prompt().start(), reader.prompt().end()) else {
+        return Err(Error::Input("this reader was not taught to point: its reader.json names no `start`".into()));
+    };
+    let skip: Vec<usize> = asked.iter().map(|a| a.ids.len().saturating_sub(a.text.len())).collect();
+    let mut places: Vec<Vec<[f32; 2]>> = asked.iter().map(|a| Vec::with_capacity(a.text.len())).collect();
+    let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
+    reader.forward_at(&mut batch, Want::Only([start, end]), pace, &mut |i, position, logits| {
+        if position >= skip[i] {
+            places[i].push([logits[0], logits[1]]);
+        }
+    })?;
+    let none = reader.prompt().none();
+    Ok(asked.iter().zip(&places).map(|(a, places)| best(places, none, |range| a.text.span(range))).collect())
+}
+
+/// The best span of places `[start, end]`, of those that `ids` gives the ids of; place 0 stands for none.
+fn best<'t>(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -> Option<&'t [u32]>) -> Span {
+    let total = |side: usize| {
+        let high = places.iter().map(|p| p[side]).fold(f32::NEG_INFINITY, f32::max);
+        high + places.iter().map(|p| (p[side] - high).exp()).sum::<f32>().ln()
+    };
+    let all = if places.is_empty() { 0.0 } else { total(0) + total(1) };
+    let mut found: Option<(f32, Range<usize>)> = None;
+    for from in 0..places.len() {
+        for to in from + 1..=places.len().min(from + ANSWER_TOKENS) {
+            if ids(from..to).is_none() {
+                break;
+            }
+            let score = places[from][0] + places[to - 1][1];
+            if found.as_ref().is_none_or(|(s, _)| score > *s) {
+                found = Some((score, from..to));
+            }
+        }
+    }
+    let none_logprob = match (none, places.first()) {
+        (Some(_), Some(p)) => p[0] + p[1] - all,
+        _ => f32::NEG_INFINITY,
+    };
+    let logprob = found.as_ref().map_or(f32::NEG_INFINITY, |(score, _)| score - all);
+    let place = found.map(|(_, place)| place).filter(|_| logprob > none_logprob);
+    let said = place.clone().and_then(&ids).map(<[u32]>::to_vec);
+    Span {
+        ids: said.unwrap_or_else(|| none.into_iter().collect()),
+        place,
+        first_logprob: logprob,
+        none_logprob,
+        logprob,
+        tokens_read: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against every pair of places, in f64.
+    #[test]
+    fn the_best_pair_wins() {
+        let ids: Vec<u32> = (100..140).collect();
+        let mut x = 1u32;
+        let mut random = || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 8) as f32 / (1 << 22) as f32
+        };
+        for forbidden in [0usize, 7, 39] {
+            let places: Vec<[f32; 2]> = ids.iter().map(|_| [random(), random()]).collect();
+            let allowed = |r: Range<usize>| (!r.contains(&forbidden) && r.start > 0).then(|| &ids[r]);
+            let span = best(&places, Some(4), allowed);
+            let sum = |side: usize| places.iter().map(|p| f64::from(p[side]).exp()).sum::<f64>().ln();
+            let mut want = (f64::NEG_INFINITY, 0..0);
+            for from in 1..ids.len() {
+                for to in from + 1..=ids.len().min(from + ANSWER_TOKENS) {
+                    let score = f64::from(places[from][0]) + f64::from(places[to - 1][1]);
+                    if !(from..to).contains(&forbidden) && score > want.0 {
+                        want = (score, from..to);
+                    }
+                }
+            }
+            let logprob = want.0 - sum(0) - sum(1);
+            assert!((f64::from(span.logprob) - logprob).abs() < 1e-4, "{span:?} {want:?}");
+            let none = f64::from(places[0][0] + places[0][1]) - sum(0) - sum(1);
+            assert!((f64::from(span.none_logprob) - none).abs() < 1e-4);
+            let told = (logprob > none).then_some(want.1);
+            assert_eq!(span.place, told);
+            assert_eq!(span.ids, told.map_or(vec![4], |place| ids[place].to_vec()));
+        }
+    }
+
+    #[test]
+    fn nothing_to_point_at_is_none() {
+        let span = best(&[], Some(4), |_| None);
+        assert_eq!((span.place, span.ids), (None, vec![4]));
+    }
+}
