@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use palimpsest_index::{Filter, Index};
+use palimpsest_index::{Filter, Retriever};
 use serde::Serialize;
 
 use crate::answer::{after_one_reading, before_second_reading};
@@ -141,7 +141,7 @@ fn conclude(
     for (all, question) in batch.questions.iter().zip(questions) {
         cancel.check()?;
         let before = lap(clock, 0.0);
-        let best = best(from.index, all, options)?;
+        let best = best(from.retriever, all, options)?;
         let mut answer = best.answer;
         answer.timings_ms.cite = lap(clock, before);
         if let Some(considered) = best.considered {
@@ -169,7 +169,7 @@ struct Best<'a> {
 }
 
 /// The best answer whose quote stands in its source.
-fn best<'a>(index: &Index, all: &'a Consideration, options: &AskOptions) -> Result<Best<'a>> {
+fn best<'a>(retriever: &dyn Retriever, all: &'a Consideration, options: &AskOptions) -> Result<Best<'a>> {
     let mut answer = Answer {
         answer: None,
         free: false,
@@ -189,7 +189,7 @@ fn best<'a>(index: &Index, all: &'a Consideration, options: &AskOptions) -> Resu
             break;
         }
         let considered = &all.considered[i];
-        match cited(index, considered)? {
+        match cited(retriever, considered)? {
             Some((text, Checked::Holds(citation))) => {
                 (answer.answer, answer.confidence) = (Some(text), chance);
                 answer.citations.push(citation);
@@ -200,7 +200,7 @@ fn best<'a>(index: &Index, all: &'a Consideration, options: &AskOptions) -> Resu
         }
     }
     for hit in all.hits() {
-        if let Checked::Holds(citation) = cite(index, hit, near(hit))? {
+        if let Checked::Holds(citation) = cite(retriever, hit, near(hit))? {
             answer.nearest.push(citation);
         }
     }
@@ -239,7 +239,7 @@ fn in_own_words(
     answer.free = true;
     if let Some(at) = hit.text.find(&text)
         && text.len() <= QUOTE_BYTES
-        && let Checked::Holds(citation) = cite(from.index, hit, at..at + text.len())?
+        && let Checked::Holds(citation) = cite(from.retriever, hit, at..at + text.len())?
     {
         answer.free = false;
         answer.citations = vec![citation];
@@ -258,9 +258,9 @@ fn chance(score: f32) -> f32 {
 }
 
 /// The answer as bytes of the passage, and its citation held against the source. `None` when the tokens stand for no text.
-fn cited(index: &Index, considered: &Considered) -> Result<Option<(String, Checked)>> {
+fn cited(retriever: &dyn Retriever, considered: &Considered) -> Result<Option<(String, Checked)>> {
     let Some(bytes) = considered.answer_bytes() else { return Ok(None) };
     let hit = &considered.candidate.hit;
     let answer = hit.text[bytes.clone()].to_string();
-    Ok(Some((answer, cite(index, hit, bytes)?)))
+    Ok(Some((answer, cite(retriever, hit, bytes)?)))
 }

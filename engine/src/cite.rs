@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use palimpsest_index::{Hit, Index};
+use palimpsest_index::{Hit, Place, Retriever};
 use serde::Serialize;
 
 use crate::error::Result;
@@ -30,6 +30,8 @@ pub struct Citation {
     pub quote: String,
     /// SHA-256 of the extracted text, in hex: which text `start` and `end` count in.
     pub text_sha256: String,
+    /// Where a person finds the quote: its page, heading or line, where they are known.
+    pub place: Option<Place>,
 }
 
 /// What became of a citation when it was held against its source.
@@ -45,21 +47,23 @@ pub enum Checked {
 /// is the file byte for byte, and the stored text of the document in every case.
 ///
 /// # Errors
-/// Those of the index.
-pub fn cite(index: &Index, hit: &Hit, span: Range<usize>) -> Result<Checked> {
+/// Those of the retriever.
+pub fn cite(retriever: &dyn Retriever, hit: &Hit, span: Range<usize>) -> Result<Checked> {
     let quoted = quote(&hit.text, span);
+    let from = quoted.start;
     let start = hit.range.start + quoted.start as u64;
     let end = hit.range.start + quoted.end as u64;
     let quote = &hit.text[quoted];
-    let Some(document) = index.document(&hit.document)? else {
+    let Some(source) = retriever.source(&hit.document, start..end)? else {
         return Ok(Checked::Withheld(format!("{} is no longer in the index", hit.document)));
     };
-    if document.text.get(start as usize..end as usize) != Some(quote) {
+    if source.text.as_deref() != Some(quote) {
         return Ok(Checked::Withheld(format!(
             "the stored text of {} differs at bytes {start}..{end}: run `palimpsest ingest` again",
             hit.document
         )));
     }
+    let document = source.summary;
     if let Some(path) = &document.path
         && document.format.is_the_file()
         && let Some(reason) = differs(path, start, quote.as_bytes())
@@ -74,7 +78,8 @@ pub fn cite(index: &Index, hit: &Hit, span: Range<usize>) -> Result<Checked> {
         start,
         end,
         quote: quote.to_string(),
-        text_sha256: document.text_sha256(),
+        text_sha256: document.text_sha256,
+        place: hit.place_at(from),
     }))
 }
 

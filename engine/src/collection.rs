@@ -129,8 +129,8 @@ impl Sums<'_> {
         let tier = |tier| AskOptions { tier, ..self.options.clone() };
         // Cold: a store of its own, so that nothing was read before.
         let (cold, cancel) = (Store::in_memory(64 << 20), Cancel::new());
-        let b = ask(Sources { index, reader, store: &cold }, &q.question, &tier(Tier::B), &[], &cancel, &mut |_| {})?;
-        let warm = Sources { index, reader, store };
+        let b = ask(Sources { retriever: index, reader, store: &cold }, &q.question, &tier(Tier::B), &[], &cancel, &mut |_| {})?;
+        let warm = Sources { retriever: index, reader, store };
         let considered = consider(warm, &[&q.question], &tier(Tier::A), &cancel, &mut |_| {})?.questions.remove(0);
         let a = ask(warm, &q.question, &tier(Tier::A), &[], &cancel, &mut |_| {})?;
         self.cold.push(b.timings_ms.total);

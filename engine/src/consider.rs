@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use palimpsest_index::{Hit, Index};
+use palimpsest_index::{Hit, Retriever};
 
 use crate::answer::{
     ANSWER_TOKENS, Allowed, Asked, Span, SpanText, after_one_reading, answer_second_reading, answer_spans_at,
@@ -28,7 +28,7 @@ use crate::store::Store;
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// Finds passages.
-    pub index: &'a Index,
+    pub retriever: &'a dyn Retriever,
     /// Reads them.
     pub reader: &'a Reader,
     /// Remembers what was read.
@@ -117,7 +117,7 @@ pub fn consider(
     let mut found = Vec::new();
     for question in questions {
         cancel.check()?;
-        let candidates = rerank(&retrieve(from.index, question, options.filter.as_ref())?, options.passages);
+        let candidates = rerank(&retrieve(from.retriever, question, options.filter.as_ref())?, options.passages);
         tell(Event::Retrieved(candidates.iter().map(|c| c.hit.clone()).collect()));
         found.push(candidates);
     }

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use palimpsest_index::{Document, DocumentSummary, Hit, Index, IndexError, IndexStatus, IngestReport, Progress};
+use palimpsest_index::{
+    Document, DocumentSummary, Hit, Index, IndexError, IndexStatus, IngestOptions, IngestReport, Progress, Retriever,
+    SearchOptions,
+};
 use palimpsest_kernels::Dtype;
 use serde::Serialize;
 
@@ -30,13 +33,16 @@ pub struct Options {
     pub dtype: Option<Dtype>,
     /// Bytes that snapshots may take on disk.
     pub snapshot_budget_bytes: u64,
+    /// Language of a new store's documents, by its English name or two-letter code; English where `None`. A store that is
+    /// there keeps its own.
+    pub language: Option<String>,
 }
 
 impl Options {
     /// Everything by default, in the folder `store`.
     #[must_use]
     pub fn new(store: impl Into<PathBuf>) -> Self {
-        Self { store: store.into(), reader: None, threads: None, dtype: None, snapshot_budget_bytes: 1 << 30 }
+        Self { store: store.into(), reader: None, threads: None, dtype: None, snapshot_budget_bytes: 1 << 30, language: None }
     }
 }
 
@@ -47,6 +53,8 @@ pub struct Engine {
     store: Store,
     reader: Mutex<Option<Arc<Reader>>>,
     events: Vec<StoreEvent>,
+    /// Who finds passages in the place of `index`.
+    elsewhere: Option<Box<dyn Retriever>>,
 }
 
 /// What an engine holds.
@@ -86,12 +94,16 @@ impl Engine {
     /// [`Error::Index`] and [`Error::Store`] when the folder cannot be used.
     pub fn open(options: Options) -> Result<Self> {
         std::fs::create_dir_all(&options.store).map_err(|e| Error::io(&options.store, e))?;
-        let index = Index::open(&options.store.join("index"))?;
+        let mut made = palimpsest_index::Options::default();
+        if let Some(language) = &options.language {
+            made.language.clone_from(language);
+        }
+        let index = Index::open_with(&options.store.join("index"), &made)?;
         let (store, events) = Store::open(
             &options.store.join("snapshots"),
             StoreOptions { budget_bytes: options.snapshot_budget_bytes, ..StoreOptions::default() },
         )?;
-        Ok(Self { options, index, store, reader: Mutex::new(None), events })
+        Ok(Self { options, index, store, reader: Mutex::new(None), events, elsewhere: None })
     }
 
     /// Adds the files below `paths`, brings changed ones up to date and forgets those that are gone.
@@ -107,10 +119,38 @@ impl Engine {
     /// # Errors
     /// As [`Engine::ingest`]; [`Error::Cancelled`]: what went in before is kept, and the next ingest goes on from it.
     pub fn ingest_with(&self, paths: &[PathBuf], cancel: &Cancel, progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport> {
-        match self.index.ingest_until(paths, cancel.flag(), progress) {
+        self.ingest_as(paths, &IngestOptions::default(), cancel, progress)
+    }
+
+    /// As [`Engine::ingest_with`], with tables as records and with metadata.
+    ///
+    /// # Errors
+    /// As [`Engine::ingest_with`].
+    pub fn ingest_as(
+        &self,
+        paths: &[PathBuf],
+        options: &IngestOptions,
+        cancel: &Cancel,
+        progress: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<IngestReport> {
+        match self.index.ingest_with(paths, options, cancel.flag(), progress) {
             Err(IndexError::Stopped) => Err(Error::Cancelled),
             done => Ok(done?),
         }
+    }
+
+    /// Finds passages with `retriever` from now on, a search cluster for one, in the place of the store's own index. Ingest
+    /// and forget go on to speak of the index.
+    #[must_use]
+    pub fn retrieving(mut self, retriever: Box<dyn Retriever>) -> Self {
+        self.elsewhere = Some(retriever);
+        self
+    }
+
+    /// Who finds passages.
+    #[must_use]
+    pub fn retriever(&self) -> &dyn Retriever {
+        self.elsewhere.as_deref().unwrap_or(&self.index)
     }
 
     /// Answers `question` from the documents.
@@ -159,15 +199,25 @@ impl Engine {
     }
 
     fn sources<'a>(&'a self, reader: &'a Reader) -> Sources<'a> {
-        Sources { index: &self.index, reader, store: &self.store }
+        Sources { retriever: self.retriever(), reader, store: &self.store }
     }
 
     /// The passages that match `query` best.
     ///
     /// # Errors
-    /// Those of the index.
+    /// Those of the retriever.
     pub fn search(&self, query: &str, limit: usize) -> Result<Vec<Hit>> {
-        Ok(self.index.search(query, limit)?)
+        let mut options = SearchOptions::default();
+        options.limit = limit;
+        self.search_with(query, &options)
+    }
+
+    /// As [`Engine::search`], among the documents of a filter.
+    ///
+    /// # Errors
+    /// Those of the retriever.
+    pub fn search_with(&self, query: &str, options: &SearchOptions) -> Result<Vec<Hit>> {
+        Ok(self.retriever().retrieve(query, options)?)
     }
 
     /// The document with this id or path.

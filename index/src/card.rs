@@ -12,6 +12,7 @@ use tantivy::{DocAddress, DocSet, Searcher, TERMINATED, TantivyDocument};
 
 use crate::document::{Document, DocumentSummary, Format, Value};
 use crate::error::{IndexError, doing};
+use crate::records::FieldMap;
 use crate::schema::Fields;
 
 /// A document without its text, as it is kept.
@@ -24,6 +25,12 @@ pub(crate) struct Card {
     pub(crate) format: Format,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) decoded: bool,
+    /// Of a record: the line of its file on which it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) line: Option<u64>,
+    /// Of a record: by which map it became one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fields: Option<FieldMap>,
     pub(crate) text_bytes: u64,
     pub(crate) passages: u32,
     pub(crate) text_sha256: String,
@@ -42,6 +49,13 @@ pub(crate) struct FileStamp {
     pub(crate) blake3: String,
 }
 
+impl FileStamp {
+    /// Whether the file is as it was, by its length and time.
+    pub(crate) fn is_of(&self, bytes: u64, modified_ns: Option<u64>) -> bool {
+        self.bytes == bytes && modified_ns.is_some() && self.modified_ns == modified_ns
+    }
+}
+
 impl Card {
     /// What a document says of itself; nothing of its text.
     pub(crate) fn of(document: &Document) -> Self {
@@ -51,6 +65,8 @@ impl Card {
             title: document.title.clone(),
             format: document.format,
             decoded: document.decoded,
+            line: None,
+            fields: None,
             text_bytes: 0,
             passages: 0,
             text_sha256: String::new(),
@@ -71,6 +87,7 @@ impl Card {
             path: self.path,
             title: self.title,
             format: self.format,
+            decoded: self.decoded,
             text_bytes: self.text_bytes,
             passages: self.passages,
             text_sha256: self.text_sha256,

@@ -119,6 +119,23 @@ pub enum Value {
     Text(String),
 }
 
+impl Value {
+    /// A value of the type that it is written as: a whole number, a number, a truth, or else a text.
+    #[must_use]
+    pub fn written(text: &str) -> Self {
+        let bare = text.trim();
+        if let Ok(whole) = bare.parse() {
+            return Self::Integer(whole);
+        }
+        match (bare, bare.parse::<f64>()) {
+            ("true", _) => Self::Bool(true),
+            ("false", _) => Self::Bool(false),
+            (_, Ok(number)) if number.is_finite() => Self::Number(number),
+            _ => Self::Text(text.to_string()),
+        }
+    }
+}
+
 impl From<bool> for Value {
     fn from(value: bool) -> Self {
         Self::Bool(value)
@@ -155,6 +172,8 @@ pub struct DocumentSummary {
     pub title: String,
     /// As [`Document::format`].
     pub format: Format,
+    /// As [`Document::decoded`].
+    pub decoded: bool,
     /// Bytes of its text.
     pub text_bytes: u64,
     /// Passages it was cut into.

@@ -1,12 +1,15 @@
 //! How does a search cluster answer? Feature `elastic`: the `_search` request that Elasticsearch, OpenSearch and Quickwit's
 //! Elasticsearch API have in common, over HTTP.
 //!
-//! A document of the cluster's index is a passage: `document`, `title`, `text`, `start` (its first byte in the document's
-//! text), `passage`, and `path` where there is one; what filters name are fields of their own. k1 and b are set in the
+//! A document of the cluster's index is a passage: `document` (a keyword), `title`, `text`, `start` (its first byte in the
+//! document's text, a number), `passage`, and where they are known `path`, `place`, `format`, `decoded` and `text_sha256` as
+//! in this crate's types; what filters name are fields of their own. A text that names no `format` is not compared with the
+//! file at `path`, only with what the cluster keeps. k1 and b are set in the
 //! cluster's index, so weights in a search are refused. This is the only file here that speaks to a network, and there is no
 //! TLS in it: for a cluster beyond this machine put a proxy between.
 
-use std::ops::Bound;
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,10 +17,14 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use crate::IndexError;
-use crate::document::Value;
+use crate::document::{DocumentSummary, Format, Value};
 use crate::filter::Filter;
-use crate::retriever::Retriever;
+use crate::place::Placed;
+use crate::retriever::{Retriever, Source};
 use crate::search::{Hit, SearchOptions};
+
+/// Passages that a quote may reach over.
+const QUOTED: usize = 16;
 
 /// An index on a cluster that speaks the Elasticsearch search API.
 pub struct Elastic {
@@ -54,11 +61,12 @@ struct Found {
     #[serde(rename = "_score")]
     score: Option<f32>,
     #[serde(rename = "_source")]
-    source: Source,
+    source: Passage,
 }
 
+/// A document of the cluster's index.
 #[derive(Deserialize)]
-struct Source {
+struct Passage {
     document: String,
     #[serde(default)]
     title: String,
@@ -67,6 +75,27 @@ struct Source {
     #[serde(default)]
     passage: u32,
     path: Option<PathBuf>,
+    place: Option<Placed>,
+    format: Option<Format>,
+    #[serde(default)]
+    decoded: bool,
+    #[serde(default)]
+    text_sha256: String,
+}
+
+impl Elastic {
+    fn ask(&self, query: &Json) -> Result<Vec<Found>, IndexError> {
+        let mut request = self.agent.post(&self.url);
+        request = request.header("content-type", "application/json");
+        let mut response = request.send(query.to_string()).map_err(|e| self.refused(e))?;
+        let body = response.body_mut().read_to_string().map_err(|e| self.refused(e))?;
+        if !response.status().is_success() {
+            let shown: String = body.chars().take(300).collect();
+            return Err(self.refused(format!("{}: {shown}", response.status())));
+        }
+        let answer: Answer = serde_json::from_str(&body).map_err(|e| self.refused(e))?;
+        Ok(answer.hits.hits)
+    }
 }
 
 impl Retriever for Elastic {
@@ -74,21 +103,59 @@ impl Retriever for Elastic {
         if options.weights.is_some() {
             return Err(self.refused("k1 and b are set in the cluster's index, not in a search"));
         }
-        let mut request = self.agent.post(&self.url);
-        request = request.header("content-type", "application/json");
-        let mut response = request.send(query(question, options).to_string()).map_err(|e| self.refused(e))?;
-        let body = response.body_mut().read_to_string().map_err(|e| self.refused(e))?;
-        if !response.status().is_success() {
-            let shown: String = body.chars().take(300).collect();
-            return Err(self.refused(format!("{}: {shown}", response.status())));
+        Ok(self.ask(&query(question, options))?.into_iter().map(hit).collect())
+    }
+
+    fn source(&self, document: &str, range: Range<u64>) -> Result<Option<Source>, IndexError> {
+        // The passages that begin before the end of the range, the last of them first, back to the one that holds its start.
+        let of = Filter::is("document", document);
+        let before = json!({ "range": { "start": { "lt": range.end.max(1) } } });
+        let query = json!({
+            "size": QUOTED,
+            "query": { "bool": { "filter": [condition(&of), before] } },
+            "sort": [{ "start": { "order": "desc" } }],
+        });
+        let mut text = String::new();
+        let mut summary = None;
+        let mut begin = None;
+        for passage in self.ask(&query)?.into_iter().map(|found| found.source) {
+            let end = passage.start + passage.text.len() as u64;
+            if begin.is_some_and(|begin| begin != end) {
+                break;
+            }
+            begin = Some(passage.start);
+            text.insert_str(0, &passage.text);
+            let reached = passage.start <= range.start;
+            summary.get_or_insert(passage);
+            if reached {
+                break;
+            }
         }
-        let answer: Answer = serde_json::from_str(&body).map_err(|e| self.refused(e))?;
-        Ok(answer.hits.hits.into_iter().map(hit).collect())
+        let (Some(begin), Some(passage)) = (begin, summary) else { return Ok(None) };
+        let within = |at: u64| at.checked_sub(begin).and_then(|at| usize::try_from(at).ok());
+        let quoted = within(range.start).zip(within(range.end)).and_then(|(from, to)| text.get(from..to));
+        Ok(Some(Source { text: quoted.map(str::to_string), summary: summarise(passage) }))
+    }
+}
+
+/// What a passage says of its document; the cluster does not count its bytes and passages.
+fn summarise(passage: Passage) -> DocumentSummary {
+    DocumentSummary {
+        id: passage.document,
+        path: passage.path,
+        title: passage.title,
+        format: passage.format.unwrap_or(Format::Text),
+        decoded: passage.decoded || passage.format.is_none(),
+        text_bytes: 0,
+        passages: 0,
+        text_sha256: passage.text_sha256,
+        metadata: BTreeMap::new(),
     }
 }
 
 fn hit(found: Found) -> Hit {
     let source = found.source;
+    let (place, turns) = source.place.map_or((None, Vec::new()), |Placed { place, turns }| (Some(place), turns));
     Hit {
         document: source.document,
         path: source.path,
@@ -97,7 +164,8 @@ fn hit(found: Found) -> Hit {
         range: source.start..source.start + source.text.len() as u64,
         text: source.text,
         score: found.score.unwrap_or(0.0),
-        place: None,
+        place,
+        turns,
     }
 }
 

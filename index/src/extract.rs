@@ -14,6 +14,7 @@ use std::path::Path;
 use crate::{Format, Unread};
 
 pub(crate) use markdown::title as markdown_title;
+pub(crate) use text::Decoded;
 
 /// What was read out of a file.
 #[derive(Debug, Clone, PartialEq)]

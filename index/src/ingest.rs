@@ -4,24 +4,23 @@
 //! that is as it was (length and time, else content hash) is left alone. What was ingested below a folder and is not there
 //! any more is removed, unless that part of the folder could not be listed.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
-use std::io::Read;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
 
 use crate::card::{Card, FileStamp, cards, read_card};
-use crate::document::hex;
-use crate::extract::{extract, format_of, markdown_title};
+use crate::document::{Value, hex};
+use crate::extract::{Decoded, extract, markdown_title};
 use crate::open::canonical;
+use crate::place::Layout;
+use crate::records::{self, FieldMap};
 use crate::stream::{self, Stop};
+use crate::walk::{Job, Walk};
 use crate::{Change, Document, Format, Index, IndexError, Unread};
 
 /// A file touched less than this before it was read may be touched again within the same instant of its clock.
@@ -38,6 +37,20 @@ const STREAM_BYTES: u64 = 4 << 20;
 
 /// Longest file that is read whole, as every other format is.
 const WHOLE_BYTES: u64 = 256 << 20;
+
+/// Between two looks at how far a long file is.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// What a caller says of what is brought in.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct IngestOptions {
+    /// Tables (CSV, TSV, JSON lines) become a document a record by this map, which is kept with them for the next time. A table
+    /// that never had a map is taken as the text that it is.
+    pub fields: Option<FieldMap>,
+    /// Kept with every document that is brought in, beside what was kept with it before.
+    pub metadata: BTreeMap<String, Value>,
+}
 
 /// How far an ingest is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -84,29 +97,33 @@ pub struct IngestReport {
     pub removed: usize,
     /// Files in folders that are of no format read here.
     pub ignored: usize,
-    /// Files that were left out, and why.
+    /// Files and records that were left out, and why.
     pub failed: Vec<(PathBuf, Unread)>,
 }
 
-/// A file to be read.
-struct Job {
-    id: String,
-    path: PathBuf,
-    format: Format,
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
+impl IngestReport {
+    /// Counts what a document came to.
+    pub(crate) fn count(&mut self, change: Change) {
+        match change {
+            Change::Added => self.added += 1,
+            Change::Updated => self.updated += 1,
+            Change::Unchanged => self.unchanged += 1,
+        }
+    }
 
-impl Job {
-    /// The title of a file that has none of its own.
-    fn stem(&self) -> String {
-        self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+    fn join(&mut self, other: Self) {
+        self.added += other.added;
+        self.updated += other.updated;
+        self.unchanged += other.unchanged;
+        self.removed += other.removed;
+        self.failed.extend(other.failed);
     }
 }
 
 /// What the threads of an ingest share.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     index: &'a Index,
+    options: &'a IngestOptions,
     progress: &'a (dyn Fn(&Progress) + Sync),
     stop: &'a AtomicBool,
     began: Instant,
@@ -122,19 +139,6 @@ struct State {
     error: Option<IndexError>,
 }
 
-/// Files and folders found by the walk.
-struct Walk {
-    /// Ids of the files seen, hashed.
-    seen: HashSet<u64>,
-    hasher: RandomState,
-    /// Folders listed, canonical.
-    roots: Vec<String>,
-    /// Where listing failed: what lies below may still be there.
-    unlisted: Vec<PathBuf>,
-    /// Files named one by one that are gone.
-    gone: Vec<PathBuf>,
-}
-
 impl Index {
     /// Brings files and folders in, and what was ingested below them before in step with them. Commits.
     ///
@@ -145,16 +149,18 @@ impl Index {
     /// # Errors
     /// [`IndexError::Locked`] while another process writes; a file that cannot be read is in the report instead.
     pub fn ingest(&self, paths: &[PathBuf], progress: &(dyn Fn(&Progress) + Sync)) -> Result<IngestReport, IndexError> {
-        self.ingest_until(paths, &AtomicBool::new(false), progress)
+        self.ingest_with(paths, &IngestOptions::default(), &AtomicBool::new(false), progress)
     }
 
-    /// As [`Index::ingest`], until `stop` is set: it is looked at before every file, and before every passage of a long one.
+    /// As [`Index::ingest`], with tables as records and with metadata, until `stop` is set: it is looked at before every
+    /// file, and after every mebibyte of a long one.
     ///
     /// # Errors
     /// As [`Index::ingest`]; [`IndexError::Stopped`]: what went in before is kept, and the next ingest goes on from it.
-    pub fn ingest_until(
+    pub fn ingest_with(
         &self,
         paths: &[PathBuf],
+        options: &IngestOptions,
         stop: &AtomicBool,
         progress: &(dyn Fn(&Progress) + Sync),
     ) -> Result<IngestReport, IndexError> {
@@ -163,7 +169,7 @@ impl Index {
         let now = Instant::now();
         let state =
             State { report: IngestReport::default(), progress: Progress::default(), reported: now, committed: now, error: None };
-        let run = Run { index: self, progress, stop, began: now, state: Mutex::new(state) };
+        let run = Run { index: self, options, progress, stop, began: now, state: Mutex::new(state) };
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let (sender, receiver) = sync_channel(threads * 16);
         let receiver = Mutex::new(receiver);
@@ -171,7 +177,7 @@ impl Index {
             for _ in 0..threads {
                 scope.spawn(|| run.work(&receiver));
             }
-            let walk = run.walk(paths, &sender);
+            let walk = Walk::of(paths, &run, &sender);
             // Ends the threads once they have taken what is left.
             drop(sender);
             walk
@@ -196,159 +202,138 @@ impl Run<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, path: &Path, reason: Unread) {
+    pub(crate) fn failed(&self, path: &Path, reason: Unread) {
         self.state().report.failed.push((path.to_path_buf(), reason));
     }
 
-    fn stopped(&self) -> bool {
-        let asked_to = self.asked_to_stop();
-        let mut state = self.state();
-        if asked_to {
-            state.error.get_or_insert(IndexError::Stopped);
-        }
-        state.error.is_some()
+    pub(crate) fn ignored(&self) {
+        self.state().report.ignored += 1;
     }
 
-    fn asked_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+    /// One more file of that length.
+    pub(crate) fn found(&self, bytes: u64) {
+        let mut state = self.state();
+        state.progress.files_total += 1;
+        state.progress.bytes_total += bytes;
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        if self.stop.load(Ordering::Acquire) {
+            self.stop(IndexError::Stopped);
+        }
+        self.state().error.is_some()
     }
 
     fn stop(&self, error: IndexError) {
         self.state().error.get_or_insert(error);
     }
 
-    /// Sends every file below `paths` to the threads.
-    fn walk(&self, paths: &[PathBuf], jobs: &SyncSender<Job>) -> Walk {
-        let mut walk = Walk { seen: HashSet::new(), hasher: RandomState::new(), roots: vec![], unlisted: vec![], gone: vec![] };
-        for path in paths {
-            let root = match std::fs::canonicalize(path) {
-                Ok(root) => root,
-                Err(e) => {
-                    walk.gone.push(path.clone());
-                    self.failed(path, e.into());
-                    continue;
-                }
-            };
-            if root.is_file() {
-                self.offer(&root, format_of(&root).unwrap_or(Format::Text), &mut walk, jobs);
-                continue;
-            }
-            match root.to_str() {
-                Some(id) => walk.roots.push(id.to_string()),
-                None => self.failed(path, Unread::Path),
-            }
-            let visible = |e: &walkdir::DirEntry| e.depth() == 0 || !e.file_name().as_encoded_bytes().starts_with(b".");
-            for entry in WalkDir::new(&root).sort_by_file_name().into_iter().filter_entry(visible) {
-                if self.stopped() {
-                    return walk;
-                }
-                match entry {
-                    Ok(entry) if entry.file_type().is_dir() => {}
-                    Ok(entry) => match format_of(entry.path()) {
-                        Some(format) => self.offer(entry.path(), format, &mut walk, jobs),
-                        None => self.state().report.ignored += 1,
-                    },
-                    Err(e) => {
-                        let at = e.path().unwrap_or(&root).to_path_buf();
-                        self.failed(&at, e.into_io_error().map_or(Unread::Path, Unread::from));
-                        walk.unlisted.push(at);
-                    }
-                }
-            }
-        }
-        walk
-    }
-
-    fn offer(&self, path: &Path, format: Format, walk: &mut Walk, jobs: &SyncSender<Job>) {
-        // A link leads to its file, which is one document however many names it has.
-        let (path, found) = match std::fs::canonicalize(path).and_then(|p| p.metadata().map(|m| (p, m))) {
-            Ok(found) => found,
-            Err(e) => return self.failed(path, e.into()),
-        };
-        let Some(id) = path.to_str().map(str::to_string) else { return self.failed(&path, Unread::Path) };
-        if !found.is_file() || !walk.seen.insert(walk.hasher.hash_one(&id)) {
-            return;
-        }
-        {
-            let mut state = self.state();
-            state.progress.files_total += 1;
-            state.progress.bytes_total += found.len();
-        }
-        let job = Job { id, path, format, bytes: found.len(), modified: found.modified().ok() };
-        // Without a thread to take it there was an error, which ends the walk.
-        let _ = jobs.send(job);
-    }
-
     fn work(&self, jobs: &Mutex<Receiver<Job>>) {
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(job) = job else { return };
-            if !self.stopped() {
-                let bytes = job.bytes;
-                match self.bring_in(&job) {
-                    Ok(done) => self.done(&job.path, bytes, done),
-                    Err(error) => self.stop(error),
-                }
+            if self.stopped() {
+                continue;
+            }
+            let mut file = Part { run: self, bytes: job.bytes, counted: 0, waiting: 0, may_commit: false };
+            let report = self.bring_in(&job, &mut file).and_then(|report| file.done().map(|()| report));
+            match report {
+                Ok(report) => self.state().report.join(report),
+                Err(error) => self.stop(error),
             }
         }
     }
 
     /// Reads a file and adds what it says, unless it is as it was.
-    fn bring_in(&self, job: &Job) -> Result<Result<Change, Unread>, IndexError> {
-        if matches!(job.format, Format::Csv | Format::JsonLines) && self.has_records(&job.id)? {
-            return Ok(Ok(Change::Unchanged));
+    fn bring_in(&self, job: &Job, file: &mut Part<'_>) -> Result<IngestReport, IndexError> {
+        let mut report = IngestReport::default();
+        let outcome = match self.map(job)? {
+            Some(map) => return self.table(job, &map, file),
+            None if job.format.is_the_file() && job.bytes > STREAM_BYTES => self.stream(job, file),
+            None => self.whole(job),
+        };
+        match outcome {
+            Ok(change) => report.count(change),
+            Err(Stop::File(reason)) => report.failed.push((job.path.clone(), reason)),
+            Err(Stop::Index(error)) => return Err(error),
         }
-        let old = self.index.latest(&job.id)?.and_then(|card| card.file);
+        Ok(report)
+    }
+
+    /// How the file becomes records: as the caller says, or as it did before.
+    fn map(&self, job: &Job) -> Result<Option<FieldMap>, IndexError> {
+        if !matches!(job.format, Format::Csv | Format::JsonLines) {
+            return Ok(None);
+        }
+        match &self.options.fields {
+            Some(map) => Ok(Some(map.clone())),
+            None => records::map_of(self.index, &job.id),
+        }
+    }
+
+    /// Brings the records of a table in, and those that it had before in step.
+    fn table(&self, job: &Job, map: &FieldMap, file: &mut Part<'_>) -> Result<IngestReport, IndexError> {
+        let mut report = IngestReport::default();
+        file.may_commit = true;
+        if self.index.latest(&job.id)?.is_some_and(|card| card.file.is_some()) {
+            // It was taken as a text before.
+            self.index.remove(&job.id)?;
+            report.removed += 1;
+        }
+        records::bring_in(self.index, &job.path, map, &self.options.metadata, &mut report, &mut |bytes| file.more(bytes))?;
+        Ok(report)
+    }
+
+    /// What is kept of the file, and the metadata that it is to have.
+    fn kept(&self, job: &Job) -> Result<(Option<Card>, BTreeMap<String, Value>), IndexError> {
+        let old = self.index.latest(&job.id)?;
+        let mut metadata = old.as_ref().map(|card| card.metadata.clone()).unwrap_or_default();
+        metadata.extend(self.options.metadata.clone());
+        Ok((old, metadata))
+    }
+
+    /// A file that is read whole.
+    fn whole(&self, job: &Job) -> Result<Change, Stop> {
+        let (old, metadata) = self.kept(job)?;
+        let stamp = old.filter(|card| card.metadata == metadata).and_then(|card| card.file);
         let modified_ns = job.modified.and_then(settled);
-        if old.as_ref().is_some_and(|o| o.bytes == job.bytes && modified_ns.is_some() && o.modified_ns == modified_ns) {
-            return Ok(Ok(Change::Unchanged));
-        }
-        if job.format.is_the_file() && job.bytes > STREAM_BYTES {
-            match self.stream(job, old.as_ref(), modified_ns) {
-                Ok(change) => return Ok(Ok(change)),
-                Err(Stop::Index(error)) => return Err(error),
-                // Another encoding has to be decoded whole.
-                Err(Stop::File(Unread::NotText { .. })) => {}
-                Err(Stop::File(reason)) => return Ok(Err(reason)),
-            }
+        if stamp.as_ref().is_some_and(|stamp| stamp.is_of(job.bytes, modified_ns)) {
+            return Ok(Change::Unchanged);
         }
         if job.bytes > WHOLE_BYTES {
-            return Ok(Err(Unread::TooLarge { bytes: job.bytes, limit: WHOLE_BYTES }));
+            return Err(Unread::TooLarge { bytes: job.bytes, limit: WHOLE_BYTES }.into());
         }
-        let bytes = match read(&job.path) {
-            Ok(bytes) => bytes,
-            Err(e) => return Ok(Err(e.into())),
-        };
+        let bytes = std::fs::read(&job.path).map_err(Unread::from)?;
         let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        if old.is_some_and(|o| o.blake3 == blake3) {
-            return Ok(Ok(Change::Unchanged));
+        if stamp.is_some_and(|stamp| stamp.blake3 == blake3) {
+            return Ok(Change::Unchanged);
         }
         let file = FileStamp { bytes: bytes.len() as u64, modified_ns, blake3 };
-        let extracted = match extract(bytes, job.format) {
-            Ok(extracted) => extracted,
-            Err(reason) => return Ok(Err(reason)),
-        };
+        let extracted = extract(bytes, job.format)?;
         let mut document = Document::new(&job.id, extracted.title.unwrap_or_else(|| job.stem()), extracted.text);
         document.path = Some(job.path.clone());
         document.format = extracted.format;
         document.decoded = extracted.decoded;
-        Ok(Ok(self.index.put(&document, Some(file), &extracted.pages)?))
+        document.metadata = metadata;
+        let layout = if extracted.pages.is_empty() { Layout::Text } else { Layout::Pages(&extracted.pages) };
+        Ok(self.index.put(&document, Some(file), layout)?)
     }
 
-    /// Whether the file's records are documents, so that the file itself is none.
-    fn has_records(&self, id: &str) -> Result<bool, IndexError> {
-        Ok(!cards(&self.index.reader.searcher(), &self.index.fields, &format!("{id}#"))?.is_empty())
-    }
-
-    /// Brings in a text of any length, reading it twice: once for what its card says, once for its passages.
-    fn stream(&self, job: &Job, old: Option<&FileStamp>, modified_ns: Option<u64>) -> Result<Change, Stop> {
+    /// A text of any length, read twice: once for what its card says, once for its passages.
+    fn stream(&self, job: &Job, file: &mut Part<'_>) -> Result<Change, Stop> {
+        let (old, metadata) = self.kept(job)?;
+        let known = old.is_some();
+        let stamp = old.filter(|card| card.metadata == metadata).and_then(|card| card.file);
+        let modified_ns = job.modified.and_then(settled);
+        if stamp.as_ref().is_some_and(|stamp| stamp.is_of(job.bytes, modified_ns)) {
+            return Ok(Change::Unchanged);
+        }
         let bounds = self.index.settings.bounds();
-        let open = || File::open(&job.path).map_err(Unread::from);
+        let source = Decoded::of(&job.path)?;
+        let open = || source.read(&job.path).map_err(Unread::from);
         let (mut content, mut text, mut passages, mut bytes) = (blake3::Hasher::new(), Sha256::new(), 0u32, 0u64);
         let mut title = None;
-        let go_on = || if self.asked_to_stop() { Err(Stop::Index(IndexError::Stopped)) } else { Ok(()) };
         stream::passages(open()?, bounds, |passage| {
-            go_on()?;
             content.update(passage.as_bytes());
             text.update(passage.as_bytes());
             if passages == 0 && job.format == Format::Markdown {
@@ -356,62 +341,35 @@ impl Run<'_> {
             }
             passages += 1;
             bytes += passage.len() as u64;
-            Ok(())
+            // Half of the work, as far as anyone watches.
+            Ok(file.more(passage.len() as u64 / 2)?)
         })?;
         let blake3 = content.finalize();
-        if old.is_some_and(|o| o.blake3 == *blake3.to_hex()) {
+        if stamp.is_some_and(|stamp| stamp.blake3 == *blake3.to_hex()) {
             return Ok(Change::Unchanged);
         }
         let mut document = Document::new(&job.id, title.unwrap_or_else(|| job.stem()), "");
         document.path = Some(job.path.clone());
         document.format = job.format;
+        document.decoded = source.is_decoded();
+        document.metadata = metadata;
         let card = Card {
             text_bytes: bytes,
             passages,
             text_sha256: hex(&text.finalize()),
-            file: Some(FileStamp { bytes, modified_ns, blake3: blake3.to_hex().to_string() }),
+            file: Some(FileStamp { bytes: job.bytes, modified_ns, blake3: blake3.to_hex().to_string() }),
             ..Card::of(&document)
         };
-        let known = self.index.latest(&job.id)?.is_some();
-        self.index.replace(card, &[], |adding| {
+        self.index.replace(card, Layout::Text, |adding| {
             let mut again = blake3::Hasher::new();
             stream::passages(open()?, bounds, |passage| {
-                go_on()?;
                 again.update(passage.as_bytes());
-                Ok(adding.passage(passage)?)
+                adding.passage(passage)?;
+                Ok(file.more(passage.len() as u64 / 2)?)
             })?;
             if again.finalize() == blake3 { Ok(()) } else { Err(Stop::File(Unread::Changed)) }
         })?;
         Ok(if known { Change::Updated } else { Change::Added })
-    }
-
-    /// Counts a file, reports, and commits when it is time.
-    fn done(&self, path: &Path, bytes: u64, outcome: Result<Change, Unread>) {
-        let mut state = self.state();
-        match outcome {
-            Ok(Change::Added) => state.report.added += 1,
-            Ok(Change::Updated) => state.report.updated += 1,
-            Ok(Change::Unchanged) => state.report.unchanged += 1,
-            Err(reason) => state.report.failed.push((path.to_path_buf(), reason)),
-        }
-        state.progress.files_done += 1;
-        state.progress.bytes_done += bytes;
-        state.progress.seconds = self.began.elapsed().as_secs_f64();
-        let report = (state.reported.elapsed() >= REPORT_EVERY).then(|| state.progress.clone());
-        if report.is_some() {
-            state.reported = Instant::now();
-        }
-        let commit = state.committed.elapsed() >= COMMIT_EVERY;
-        if commit {
-            state.committed = Instant::now();
-        }
-        drop(state);
-        if let Some(progress) = report {
-            (self.progress)(&progress);
-        }
-        if commit && let Err(error) = self.index.commit() {
-            self.stop(error);
-        }
     }
 
     /// Removes what was ingested below the folders walked and was not seen now.
@@ -430,15 +388,13 @@ impl Run<'_> {
         for root in &walk.roots {
             let below = if root.ends_with('/') { root.clone() } else { format!("{root}/") };
             for (id, address) in cards(&searcher, &self.index.fields, &below)? {
-                let unseen = !walk.seen.contains(&walk.hasher.hash_one(&id));
-                let listed = !walk.unlisted.iter().any(|folder| Path::new(&id).starts_with(folder));
-                if !unseen || !listed {
+                if walk.saw(&id) || !walk.listed(&id) {
                     continue;
                 }
                 // A text of an app may be called like a file; only files go with their file, and records with theirs.
                 let card = read_card(&searcher, &self.index.fields, address)?;
                 let record_of = card.path.as_ref().and_then(|p| p.to_str()).filter(|path| *path != id);
-                let file_unseen = record_of.is_some_and(|path| !walk.seen.contains(&walk.hasher.hash_one(path)));
+                let file_unseen = record_of.is_some_and(|path| !walk.saw(path));
                 if card.file.is_some() || file_unseen {
                     gone.insert(id);
                 }
@@ -446,9 +402,12 @@ impl Run<'_> {
         }
         for path in &walk.gone {
             let Some(id) = canonical(path) else { continue };
-            if self.index.latest(&id)?.is_some_and(|card| card.file.is_some()) {
+            let records = cards(&searcher, &self.index.fields, &format!("{id}#"))?.into_iter().map(|(id, _)| id);
+            let file = self.index.latest(&id)?.filter(|card| card.file.is_some()).map(|card| card.id);
+            let before = gone.len();
+            gone.extend(records.chain(file));
+            if gone.len() > before {
                 self.state().report.failed.retain(|(failed, _)| failed != path);
-                gone.insert(id);
             }
         }
         for id in gone {
@@ -459,10 +418,60 @@ impl Run<'_> {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// How far one file is.
+struct Part<'a> {
+    run: &'a Run<'a>,
+    /// Its length.
+    bytes: u64,
+    /// Bytes that were counted, and those that wait to be.
+    counted: u64,
+    waiting: u64,
+    /// Whether it may be committed before it is done: not while a document is half in.
+    may_commit: bool,
+}
+
+impl Part<'_> {
+    /// Some bytes more are done.
+    fn more(&mut self, bytes: u64) -> Result<(), IndexError> {
+        self.waiting += bytes;
+        if self.waiting < STEP_BYTES {
+            return Ok(());
+        }
+        let step = self.waiting.min(self.bytes - self.counted.min(self.bytes));
+        (self.counted, self.waiting) = (self.counted + step, 0);
+        self.run.step(step, 0, self.may_commit)
+    }
+
+    /// All of it is.
+    fn done(&mut self) -> Result<(), IndexError> {
+        self.run.step(self.bytes - self.counted.min(self.bytes), 1, true)
+    }
+}
+
+impl Run<'_> {
+    /// Counts, reports, and commits when it is time and `may_commit`.
+    fn step(&self, bytes: u64, files: usize, may_commit: bool) -> Result<(), IndexError> {
+        if self.stop.load(Ordering::Acquire) {
+            return Err(IndexError::Stopped);
+        }
+        let mut state = self.state();
+        state.progress.files_done += files;
+        state.progress.bytes_done += bytes;
+        state.progress.seconds = self.began.elapsed().as_secs_f64();
+        let report = (state.reported.elapsed() >= REPORT_EVERY).then(|| state.progress.clone());
+        if report.is_some() {
+            state.reported = Instant::now();
+        }
+        let commit = may_commit && state.committed.elapsed() >= COMMIT_EVERY;
+        if commit {
+            state.committed = Instant::now();
+        }
+        drop(state);
+        if let Some(progress) = report {
+            (self.progress)(&progress);
+        }
+        if commit { self.index.commit() } else { Ok(()) }
+    }
 }
 
 /// A file's time, when it is old enough to be told from the next.

@@ -11,6 +11,13 @@ pub enum Notice {
         /// As it was named.
         language: String,
     },
+    /// The collection was to be opened in another language than it was made in.
+    KeptLanguage {
+        /// The one that it keeps.
+        kept: String,
+        /// The one that was named.
+        asked: String,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -21,6 +28,9 @@ impl fmt::Display for Notice {
                     f,
                     "the language {language:?} is not known here: words are found as they are written, whatever their endings"
                 )
+            }
+            Self::KeptLanguage { kept, asked } => {
+                write!(f, "these documents were taken in as {kept}, which they stay: for {asked} take them into a new store")
             }
         }
     }

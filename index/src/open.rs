@@ -24,6 +24,8 @@ const IN_MEMORY: &str = "the index in memory";
 
 /// Documents, cut into passages and searchable. Shared between threads by reference.
 pub struct Index {
+    /// The language that it was to be opened with, where it was made with another.
+    asked: Option<String>,
     pub(crate) dir: Option<PathBuf>,
     pub(crate) tantivy: tantivy::Index,
     pub(crate) fields: Fields,
@@ -95,16 +97,19 @@ impl Index {
         if options.validate {
             validate(&tantivy, &place)?;
         }
+        let asked = Settings::new(options).language;
         let reader = tantivy.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(opening(&place))?;
-        Ok(Self { dir, tantivy, fields, settings, reader, writer: RwLock::new(None), pending: Mutex::default() })
+        let asked = Some(asked).filter(|asked| *asked != settings.language && options.language != Options::default().language);
+        Ok(Self { asked, dir, tantivy, fields, settings, reader, writer: RwLock::new(None), pending: Mutex::default() })
     }
 
     /// What works, but less well than it might.
     #[must_use]
     pub fn notices(&self) -> Vec<Notice> {
         let language = &self.settings.language;
-        let unknown = !analyse::is_known(language);
-        unknown.then(|| Notice::UnknownLanguage { language: language.clone() }).into_iter().collect()
+        let unknown = (!analyse::is_known(language)).then(|| Notice::UnknownLanguage { language: language.clone() });
+        let kept = self.asked.clone().map(|asked| Notice::KeptLanguage { kept: language.clone(), asked });
+        unknown.into_iter().chain(kept).collect()
     }
 
     /// Sees what another process committed since this index was opened, or refreshed, or written to.

@@ -9,6 +9,7 @@ use tantivy::{DocAddress, Searcher, TantivyDocument};
 
 use crate::error::doing;
 use crate::filter::{Filter, choose};
+use crate::place::{Place, Placed, Turn};
 use crate::{Index, IndexError, analyse, bm25};
 
 /// A passage that answers to a question. Its text is the document's text at `range`, byte for byte.
@@ -31,21 +32,16 @@ pub struct Hit {
     pub score: f32,
     /// Where a person finds it.
     pub place: Option<Place>,
+    pub(crate) turns: Vec<Turn>,
 }
 
-/// Where a person finds a passage in the document.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Place {
-    /// Page on which it begins, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page: Option<u32>,
-    /// Heading under which it begins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heading: Option<String>,
-    /// Line on which it begins, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<u64>,
+impl Hit {
+    /// Where a person finds byte `at` of [`Hit::text`]: its own page, heading and line, where they are known.
+    #[must_use]
+    pub fn place_at(&self, at: usize) -> Option<Place> {
+        let place = self.place.clone()?;
+        Some(Placed { place, turns: self.turns.clone() }.at(&self.text, at))
+    }
 }
 
 /// BM25's two numbers.
@@ -115,6 +111,8 @@ impl Index {
             let what = format!("passage {} of segment {} lacks a field", address.doc_id, address.segment_ord);
             return Err(IndexError::Damaged { path: self.place(), what });
         };
+        let placed = passage.get_first(f.place).and_then(|v| v.as_bytes()).and_then(|b| serde_json::from_slice(b).ok());
+        let (place, turns) = placed.map_or((None, Vec::new()), |Placed { place, turns }| (Some(place), turns));
         Ok(Hit {
             document: document.to_string(),
             path: text(f.path).map(PathBuf::from),
@@ -123,7 +121,8 @@ impl Index {
             range: start..start + words.len() as u64,
             text: words.to_string(),
             score,
-            place: passage.get_first(f.place).and_then(|v| v.as_bytes()).and_then(|b| serde_json::from_slice(b).ok()),
+            place,
+            turns,
         })
     }
 }

@@ -15,10 +15,11 @@ use crate::card::{Card, FileStamp, card};
 use crate::document::hex;
 use crate::error::doing;
 use crate::filter::term;
-use crate::passage::{heading_level, passages};
+use crate::passage::passages;
+use crate::place::{Layout, Places};
+use crate::records::FieldMap;
 use crate::schema::Fields;
-use crate::search::Place;
-use crate::{Document, Format, Index, IndexError};
+use crate::{Document, Index, IndexError};
 
 /// Longest id, in bytes.
 pub const ID_BYTES: usize = 4_096;
@@ -48,11 +49,20 @@ impl Index {
     pub fn add(&self, document: Document) -> Result<Change, IndexError> {
         // With the lock in hand, what is here is what the last writer left.
         self.writing(|_| Ok(()))?;
-        self.put(&document, None, &[])
+        self.put(&document, None, Layout::Text)
     }
 
-    /// As [`Index::add`], with what is known of its file, and where its pages begin.
-    pub(crate) fn put(&self, document: &Document, file: Option<FileStamp>, pages: &[usize]) -> Result<Change, IndexError> {
+    /// As [`Index::add`], with what is known of its file and of its places.
+    pub(crate) fn put(&self, document: &Document, file: Option<FileStamp>, layout: Layout<'_>) -> Result<Change, IndexError> {
+        self.put_as(document, Card { file, ..Card::of(document) }, layout)
+    }
+
+    /// As [`Index::add`], for a record that became a document by `fields`.
+    pub(crate) fn put_record(&self, document: &Document, fields: &FieldMap, layout: Layout<'_>) -> Result<Change, IndexError> {
+        self.put_as(document, Card { fields: Some(fields.clone()), ..Card::of(document) }, layout)
+    }
+
+    fn put_as(&self, document: &Document, card: Card, layout: Layout<'_>) -> Result<Change, IndexError> {
         if document.id.is_empty() || document.id.len() > ID_BYTES {
             return Err(IndexError::Id { bytes: document.id.len(), limit: ID_BYTES });
         }
@@ -61,14 +71,14 @@ impl Index {
             text_bytes: document.text.len() as u64,
             passages: cuts.len() as u32,
             text_sha256: hex(&Sha256::digest(document.text.as_bytes())),
-            file,
-            ..Card::of(document)
+            line: layout.line(),
+            ..card
         };
         let old = self.latest(&document.id)?;
         if old.as_ref().is_some_and(|old| old.same_document(&new)) {
             return Ok(Change::Unchanged);
         }
-        self.replace(new, pages, |adding| cuts.into_iter().try_for_each(|cut| adding.passage(&document.text[cut])))?;
+        self.replace(new, layout, |adding| cuts.into_iter().try_for_each(|cut| adding.passage(&document.text[cut])))?;
         Ok(if old.is_some() { Change::Updated } else { Change::Added })
     }
 
@@ -77,14 +87,14 @@ impl Index {
     pub(crate) fn replace<E: From<IndexError>>(
         &self,
         card: Card,
-        pages: &[usize],
+        layout: Layout<'_>,
         add: impl FnOnce(&mut Adding<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let id = card.id.clone();
         let done = self.writing(|writer| {
             let whole = Term::from_field_text(self.fields.document, &id);
             writer.delete_term(whole.clone());
-            let places = Places::new(card.format, pages);
+            let places = Places::new(card.format, layout);
             let mut adding = Adding { fields: &self.fields, writer, card: &card, ordinal: 0, start: 0, places, held: None };
             let done = add(&mut adding).and_then(|()| adding.finish().map_err(E::from));
             if done.is_err() {
@@ -244,7 +254,7 @@ impl Adding<'_> {
             passage.add_text(f.path, path);
         }
         let place = self.places.next(self.start as usize, text);
-        if place != Place::default() {
+        if !place.is_nowhere() {
             passage.add_bytes(f.place, &serde_json::to_vec(&place).unwrap_or_default());
         }
         self.ordinal += 1;
@@ -264,53 +274,5 @@ impl Adding<'_> {
 
     fn add(&self, passage: TantivyDocument) -> Result<(), IndexError> {
         self.writer.add_document(passage).map(|_| ()).map_err(doing("add a passage"))
-    }
-}
-
-/// Where the passages of a text are found, told from one to the next.
-struct Places<'a> {
-    format: Format,
-    pages: &'a [usize],
-    line: u64,
-    heading: Option<String>,
-}
-
-impl<'a> Places<'a> {
-    fn new(format: Format, pages: &'a [usize]) -> Self {
-        Self { format, pages, line: 1, heading: None }
-    }
-
-    /// The place of the next passage: its page where there are pages, its heading where there are headings, and its line
-    /// where the text is the file.
-    fn next(&mut self, start: usize, text: &str) -> Place {
-        let mut place = Place::default();
-        // White space before the first word belongs to no line of its own.
-        let words = text.len() - text.trim_start().len();
-        let lines = |text: &str| memchr::memchr_iter(b'\n', text.as_bytes()).count() as u64;
-        match self.format {
-            Format::Pdf => {
-                let page = self.pages.partition_point(|&begin| begin <= start + words);
-                place.page = u32::try_from(page).ok().filter(|&page| page > 0);
-            }
-            Format::Html | Format::Docx | Format::Epub => {}
-            _ => place.line = Some(self.line + lines(&text[..words])),
-        }
-        self.line += lines(text);
-        if matches!(self.format, Format::Markdown | Format::Html | Format::Docx | Format::Epub) {
-            place.heading.clone_from(&self.heading);
-            let mut leading = true;
-            for line in text.lines() {
-                if heading_level(line).is_some() {
-                    let heading = line.trim_start_matches('#').trim().to_string();
-                    if leading {
-                        place.heading = Some(heading.clone());
-                    }
-                    self.heading = Some(heading);
-                } else if !line.trim().is_empty() {
-                    leading = false;
-                }
-            }
-        }
-        place
     }
 }

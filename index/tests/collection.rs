@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Bound;
 
 use palimpsest_index::{
-    Change, Document, FieldMap, Filter, Format, Hit, Index, IndexError, IngestReport, Notice, Options, SearchOptions, Unread,
+    Change, Document, FieldMap, Filter, Format, Hit, Index, IndexError, IngestOptions, IngestReport, Notice, Options,
+    SearchOptions, Unread,
 };
 
 const UGLY: &str = "ÄÖÜ ß€ kernel 🍎👩‍👩‍👧‍👦 e\u{301} क्षि \u{feff}\u{0}\r\n\r\n日本語。テキスト！\n# Title\n\nA. B? \"C!\" kernel\u{2028}\t\t\u{a0}مرحبا \n\n";
@@ -281,11 +282,15 @@ fn records_are_documents_that_change_one_by_one() {
         text: vec!["about".into()],
         metadata: vec!["price".into()],
     };
+    let mut options = IngestOptions::default();
+    options.fields = Some(map);
+    let records =
+        |path: &Path| index.ingest_with(&[path.to_path_buf()], &options, &AtomicBool::new(false), &|_| {}).expect("ingested");
     let (table, lines) = (root.join("stock.csv"), root.join("stock.jsonl"));
     write(&table, "sku,name,about,price\n1,Apple,\"a fruit, round\",0.5\n2,Pear,\"a \"\"fruit\"\"\nof two lines\",2\n");
-    assert_eq!(counts(&index.ingest_records(&table, &map).expect("ingested")), [2, 0, 0, 0, 0]);
+    assert_eq!(counts(&records(&table)), [2, 0, 0, 0, 0]);
     write(&table, "sku,name,about,price\n2,Pear,sweeter now,2\n3,Plum,blue fruit,3\n");
-    assert_eq!(counts(&index.ingest_records(&table, &map).expect("ingested")), [1, 1, 0, 1, 0]);
+    assert_eq!(counts(&records(&table)), [1, 1, 0, 1, 0]);
     let mut options = SearchOptions::default();
     options.filter = Some(Filter::at_least("price", 3i64));
     let hits = index.search_with("fruit", &options).expect("hits");
@@ -295,14 +300,30 @@ fn records_are_documents_that_change_one_by_one() {
         &lines,
         "{\"sku\":\"x\",\"name\":\"Fig\",\"about\":\"soft\",\"price\":1}\nnot json\n{\"sku\":\"y\",\"name\":\"Nut\"}\n",
     );
-    let report = index.ingest_records(&lines, &map).expect("ingested");
+    let report = records(&lines);
     assert_eq!(counts(&report), [1, 0, 0, 0, 2]);
     assert!(matches!(&report.failed[1].1, Unread::Field { name } if name == "about"));
 
-    // A folder takes the records for the file, and removes them with it.
-    assert_eq!(counts(&ingest(&index, &[&root])), [0, 0, 2, 0, 0]);
+    // Its map is kept: a folder brings the records in step, and removes them with their file.
+    assert_eq!(counts(&ingest(&index, &[&root])), [0, 0, 3, 0, 2]);
+    write(&table, "sku,name,about,price\n0,Quince,hard fruit,1\n2,Pear,sweeter now,2\n2,Pear,again,2\n");
+    let report = ingest(&index, &[&root]);
+    assert_eq!(counts(&report), [1, 1, 1, 1, 3], "the pear is on another line");
+    assert!(matches!(&report.failed[0], (at, Unread::Damaged { .. }) if at.to_string_lossy().ends_with("stock.csv#4")));
+    let hit = &index.search("sweeter", 1).expect("hits")[0];
+    assert_eq!((hit.title.as_str(), hit.place.as_ref().and_then(|p| p.line)), ("Pear", Some(3)));
     fs::remove_file(&table).expect("removed");
-    assert_eq!(counts(&ingest(&index, &[&root])), [0, 0, 1, 2, 0]);
+    assert_eq!(counts(&ingest(&index, &[&table])), [0, 0, 0, 2, 0]);
+    assert_eq!(counts(&ingest(&index, &[&root])), [0, 0, 1, 0, 2]);
+
+    // Another encoding, parted by semicolons, as spreadsheets write them; a table that was a text becomes records.
+    let sheet = root.join("blatt.csv");
+    write(&sheet, b"sku;name;about;price\n1;K\xe4se;w\xfcrzig und schm\xe4ckt gut;3\n");
+    fs::remove_file(&lines).expect("removed");
+    let report = ingest(&index, &[&root]);
+    assert_eq!(counts(&report), [1, 0, 0, 1, 0], "{report:?}");
+    assert_eq!(counts(&records(&sheet)), [1, 0, 0, 1, 0]);
+    assert_eq!(index.search("würzig", 1).expect("hits")[0].title, "Käse");
 }
 
 #[test]
@@ -378,12 +399,13 @@ fn an_ingest_that_is_stopped_keeps_what_went_in_and_goes_on_later() {
     }
     let index = index(&dir.path().join("index"));
     let stop = AtomicBool::new(true);
-    let stopped = index.ingest_until(&[documents.clone()], &stop, &|_| {});
+    let stopped = index.ingest_with(&[documents.clone()], &IngestOptions::default(), &stop, &|_| {});
     assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
     assert_eq!(index.documents().expect("documents").len(), 0);
     stop.store(false, Ordering::Release);
     // Progress is told every 50 ms: 8 MB take longer.
-    let stopped = index.ingest_until(&[documents.clone()], &stop, &|_| stop.store(true, Ordering::Release));
+    let stopped =
+        index.ingest_with(&[documents.clone()], &IngestOptions::default(), &stop, &|_| stop.store(true, Ordering::Release));
     assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
     let before = index.documents().expect("documents").len();
     assert!(before > 0 && before < 400, "{before}");

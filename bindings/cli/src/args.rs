@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use palimpsest_engine::index::{FieldMap, Filter, Value};
 
 /// Read once, ask for ever: documents in, cited answers out.
 ///
@@ -89,6 +90,31 @@ pub(crate) struct Ingest {
     pub(crate) paths: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArg,
+    #[command(flatten)]
+    pub(crate) documents: DocumentArgs,
+}
+
+/// What is said of documents that are brought in.
+#[derive(ClapArgs)]
+pub(crate) struct DocumentArgs {
+    /// Their language, by its English name or two-letter code; a store keeps the one it was made with [default: english]
+    #[arg(long, value_name = "LANGUAGE")]
+    pub(crate) language: Option<String>,
+    /// Tables (.csv, .tsv, .jsonl) become a document a record, by this map: `id=sku title=name text=about,notes
+    /// metadata=price`, or JSON; the store remembers it
+    #[arg(long, value_name = "MAP")]
+    pub(crate) fields: Option<FieldMap>,
+    /// Keep a value with every document, to filter by
+    #[arg(long = "set", value_name = "FIELD=VALUE", value_parser = assignment)]
+    pub(crate) metadata: Vec<(String, Value)>,
+}
+
+/// `year=2020`: the value has the type that it is written as.
+fn assignment(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_string(), Value::written(value))),
+        _ => Err("a field, `=` and a value were expected, as in year=2020".to_string()),
+    }
 }
 
 #[derive(ClapArgs)]
@@ -110,6 +136,17 @@ pub(crate) struct Ask {
     /// Give no answer below this confidence, 0..1
     #[arg(long, value_name = "P")]
     pub(crate) min_confidence: Option<f32>,
+    #[command(flatten)]
+    pub(crate) documents: DocumentArgs,
+    #[command(flatten)]
+    pub(crate) condition: WhereArg,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct WhereArg {
+    /// Look only at documents of which this holds: `year >= 2020 and not (kind = draft or kind = "short story")`
+    #[arg(long = "where", value_name = "FILTER")]
+    pub(crate) filter: Option<Filter>,
 }
 
 /// How passages are read.
@@ -137,6 +174,8 @@ pub(crate) struct Search {
     /// Passages to list at most
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) condition: WhereArg,
 }
 
 #[derive(ClapArgs)]

@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use palimpsest_engine::index::{Document, DocumentSummary, Hit, IngestReport, Progress};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use palimpsest_engine::index::{Document, DocumentSummary, Hit, IngestReport, Place, Progress};
 use palimpsest_engine::{Answer, Citation, Error, Result, Status};
 use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ impl Output {
             .iter()
             .map(|h| {
                 json!({ "document": h.document, "path": h.path, "title": h.title, "passage": h.passage,
-                        "start": h.range.start, "end": h.range.end, "score": h.score, "text": h.text })
+                        "start": h.range.start, "end": h.range.end, "score": h.score, "text": h.text, "place": h.place })
             })
             .collect();
         if self.json {
@@ -111,7 +111,11 @@ impl Output {
         print_notices(notices);
         for hit in hits {
             let line: String = hit.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
-            print_line(&format!("{:6.2}  {}  {}..{}\n        {line}", hit.score, hit.document, hit.range.start, hit.range.end))?;
+            let at = place(hit.place.as_ref());
+            print_line(&format!(
+                "{:6.2}  {}{at}  {}..{}\n        {line}",
+                hit.score, hit.document, hit.range.start, hit.range.end
+            ))?;
         }
         Ok(())
     }
@@ -148,7 +152,17 @@ impl Output {
 
 fn print_citation(c: &Citation) -> Result<()> {
     let quote = c.quote.split_whitespace().collect::<Vec<_>>().join(" ");
-    print_line(&format!("  {} [{}..{}]  {}\n    \"{quote}\"", c.document, c.start, c.end, c.title))
+    let at = place(c.place.as_ref());
+    print_line(&format!("  {}{at} [{}..{}]  {}\n    \"{quote}\"", c.document, c.start, c.end, c.title))
+}
+
+/// `:17`, `, page 3`, `, under "Climate"`: what is known of it.
+fn place(place: Option<&Place>) -> String {
+    let Some(place) = place else { return String::new() };
+    let line = place.line.map(|line| format!(":{line}"));
+    let page = place.page.map(|page| format!(", page {page}"));
+    let heading = place.heading.as_ref().map(|heading| format!(", under {heading:?}"));
+    [line, page, heading].into_iter().flatten().collect()
 }
 
 fn print_notices(notices: &[String]) {
@@ -171,14 +185,29 @@ pub(crate) fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
+    styled("{spinner} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}")
+}
+
+/// Bytes, their rate and the time that is left, with the files in words. Shown on a terminal only.
+pub(crate) fn ingest_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    styled("{spinner} {wide_bar} {msg}")
+}
+
+fn styled(template: &str) -> ProgressBar {
     let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{spinner} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}");
+    let style = ProgressStyle::with_template(template);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 
 pub(crate) fn ingest_progress(bar: &ProgressBar, p: &Progress) {
-    bar.set_length(p.files_total as u64);
-    bar.set_position(p.files_done as u64);
+    bar.set_length(p.bytes_total);
+    bar.set_position(p.bytes_done);
+    let left = p.seconds_left().map_or(String::new(), |s| format!(", {} left", HumanDuration(Duration::from_secs_f64(s))));
+    let rate = HumanBytes(p.bytes_per_s() as u64);
+    bar.set_message(format!("{} of {} files, {rate}/s{left}", p.files_done, p.files_total));
 }

@@ -11,7 +11,8 @@ use palimpsest_engine::convert::{Stored, convert};
 use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::state::State;
 use palimpsest_engine::{
-    AskOptions, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, collection, default_reader, index,
+    AskOptions, Cancel, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, collection, default_reader,
+    index,
 };
 use serde_json::json;
 
@@ -41,7 +42,13 @@ pub(crate) fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result
 }
 
 pub(crate) fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Engine> {
+    open_in(store, reader, None)
+}
+
+/// As [`open`]; a new store is made in `language`.
+fn open_in(store: PathBuf, reader: Option<&args::ReaderArgs>, language: Option<&String>) -> Result<Engine> {
     let mut options = Options::new(store);
+    options.language = language.cloned();
     if let Some(reader) = reader {
         options.reader = reader.model.clone().map(ReaderFiles::at).transpose()?;
         options.threads = reader.threads;
@@ -58,9 +65,12 @@ fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
     Reader::open_files(&ReaderFiles::at(folder)?, &ReaderOptions { threads: args.threads, dtype: args.dtype.map(Into::into) })
 }
 
-fn ingest_into(engine: &Engine, paths: &[PathBuf]) -> Result<index::IngestReport> {
-    let bar = show::progress_bar();
-    let report = engine.ingest(paths, &|p| show::ingest_progress(&bar, p));
+fn ingest_into(engine: &Engine, paths: &[PathBuf], documents: &args::DocumentArgs) -> Result<index::IngestReport> {
+    let mut options = index::IngestOptions::default();
+    options.fields.clone_from(&documents.fields);
+    options.metadata = documents.metadata.iter().cloned().collect();
+    let bar = show::ingest_bar();
+    let report = engine.ingest_as(paths, &options, &Cancel::new(), &|p| show::ingest_progress(&bar, p));
     bar.finish_and_clear();
     report
 }
@@ -68,19 +78,20 @@ fn ingest_into(engine: &Engine, paths: &[PathBuf]) -> Result<index::IngestReport
 pub(crate) fn ingest(args: &args::Ingest, out: Output) -> Result<()> {
     let clock = Instant::now();
     let store = store_folder(args.store.store.as_ref(), &[])?;
-    let engine = open(store.clone(), None)?;
-    let report = ingest_into(&engine, &args.paths)?;
+    let engine = open_in(store.clone(), None, args.documents.language.as_ref())?;
+    let report = ingest_into(&engine, &args.paths, &args.documents)?;
     out.ingest(&store, &report, clock.elapsed().as_secs_f64(), &engine.notices())
 }
 
 pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
     let clock = Instant::now();
     let store = store_folder(args.store.store.as_ref(), &args.paths)?;
-    let engine = open(store.clone(), Some(&args.reader))?;
-    let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths)?) };
+    let engine = open_in(store.clone(), Some(&args.reader), args.documents.language.as_ref())?;
+    let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths, &args.documents)?) };
     engine.reader()?;
     let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
     let mut options = AskOptions { passages: args.passages, tier: args.tier.into(), ..AskOptions::default() };
+    options.filter.clone_from(&args.condition.filter);
     if let Some(p) = args.min_confidence {
         options.min_confidence = p;
     }
@@ -93,7 +104,10 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
 
 pub(crate) fn search(args: &args::Search, out: Output) -> Result<()> {
     let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
-    out.hits(&engine.search(&args.query, args.limit)?, &engine.notices())
+    let mut options = index::SearchOptions::default();
+    options.limit = args.limit;
+    options.filter.clone_from(&args.condition.filter);
+    out.hits(&engine.search_with(&args.query, &options)?, &engine.notices())
 }
 
 pub(crate) fn show(args: &args::OneDocument, out: Output) -> Result<()> {

@@ -3,7 +3,13 @@
 //! Another encoding is found by its byte order mark, by what the file says of itself, or by its bytes (chardetng, the
 //! browsers' way), and decoded.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+
+use encoding_rs_io::DecodeReaderBytesBuilder;
 
 use super::Extracted;
 use crate::{Format, Unread};
@@ -44,6 +50,90 @@ pub(super) fn decode(bytes: Vec<u8>, declared: Option<&'static Encoding>) -> Res
     // A few bytes that mean nothing are a blemish, many are no text.
     let blemishes = text.chars().filter(|&c| c == '\u{fffd}').count();
     if blemishes * 50 > text.len() { Err(Unread::NotText { at }) } else { Ok((text.into_owned(), true)) }
+}
+
+/// How a file of any length becomes text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    /// `None` for UTF-8, which is the text byte for byte.
+    encoding: Option<&'static Encoding>,
+}
+
+impl Decoded {
+    /// Reads the file through, in blocks.
+    ///
+    /// # Errors
+    /// [`Unread::NotText`], as for a file that is read whole.
+    pub(crate) fn of(path: &Path) -> Result<Self, Unread> {
+        let (mut at, mut first) = (0u64, Vec::new());
+        // A character may lie across two blocks.
+        let mut broken = None;
+        let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Allow);
+        let mut held = Vec::new();
+        blocks(File::open(path)?, |block| {
+            if first.is_empty() {
+                first = block[..block.len().min(8192)].to_vec();
+            }
+            detector.feed(block, false);
+            if broken.is_none() {
+                held.extend_from_slice(block);
+                let valid = match std::str::from_utf8(&held) {
+                    Ok(text) => text.len(),
+                    Err(e) => {
+                        broken = e.error_len().map(|_| at + e.valid_up_to() as u64);
+                        e.valid_up_to()
+                    }
+                };
+                held.drain(..valid);
+                at += valid as u64;
+            }
+        })?;
+        detector.feed(&[], true);
+        let utf16 = match first.as_slice() {
+            [0xff, 0xfe, ..] => Some(UTF_16LE),
+            [0xfe, 0xff, ..] => Some(UTF_16BE),
+            sample => utf16_without_mark(&sample[..sample.len() & !1]),
+        };
+        let broken = broken.or((!held.is_empty()).then_some(at));
+        let encoding = match (utf16, broken) {
+            (Some(utf16), _) => utf16,
+            (None, None) => return Ok(Self { encoding: None }),
+            (None, Some(at)) if is_binary(&first) => return Err(Unread::NotText { at }),
+            (None, Some(_)) => detector.guess(None, chardetng::Utf8Detection::Deny),
+        };
+        let decoded = Self { encoding: Some(encoding) };
+        // A few bytes that mean nothing are a blemish, many are no text.
+        let (mut blemishes, mut bytes) = (0, 0);
+        blocks(decoded.read(path)?, |block| {
+            blemishes += memchr::memmem::find_iter(block, "\u{fffd}").count();
+            bytes += block.len();
+        })?;
+        if blemishes * 50 > bytes { Err(Unread::NotText { at: broken.unwrap_or(0) }) } else { Ok(decoded) }
+    }
+
+    /// Whether the text is another than the file's bytes.
+    pub(crate) fn is_decoded(self) -> bool {
+        self.encoding.is_some()
+    }
+
+    /// The file's text, in UTF-8.
+    pub(crate) fn read(self, path: &Path) -> io::Result<Box<dyn Read>> {
+        let file = File::open(path)?;
+        Ok(match self.encoding {
+            None => Box::new(file),
+            Some(encoding) => Box::new(DecodeReaderBytesBuilder::new().encoding(Some(encoding)).build(file)),
+        })
+    }
+}
+
+fn blocks(mut reader: impl Read, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut block = vec![0; 256 << 10];
+    loop {
+        match reader.read(&mut block)? {
+            0 => return Ok(()),
+            read => each(&block[..read]),
+        }
+    }
 }
 
 fn strictly(encoding: &'static Encoding, bytes: &[u8]) -> Result<(String, bool), Unread> {
@@ -101,6 +191,29 @@ mod tests {
         assert_eq!(decode(shift_jis.into_owned(), None).expect("text").0, japanese);
         let (koi8, _, _) = encoding_rs::KOI8_R.encode("да");
         assert_eq!(decode(koi8.into_owned(), Some(encoding_rs::KOI8_R)).expect("text").0, "да");
+    }
+
+    #[test]
+    fn a_long_file_is_decoded_as_a_short_one_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a.txt");
+        // A character lies across any two blocks.
+        let german = "Die Königin trägt schöne Schuhe, und der Fluß fließt über große Wiesen. ".repeat(9_000);
+        let latin: Vec<u8> = german.chars().map(|c| c as u8).collect();
+        let utf16: Vec<u8> = [0xff, 0xfe].into_iter().chain(german.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+        let mut late = german.clone().into_bytes();
+        late.extend([b' ', 0xfc, b'b', b'e', b'r']);
+        for bytes in
+            [german.clone().into_bytes(), format!(" {german}").into_bytes(), latin, utf16, late, vec![], vec![0xe4, b'h']]
+        {
+            std::fs::write(&path, &bytes).expect("written");
+            let decoded = Decoded::of(&path).expect("text");
+            let mut text = String::new();
+            decoded.read(&path).expect("opened").read_to_string(&mut text).expect("UTF-8");
+            assert!((text, decoded.is_decoded()) == decode(bytes, None).expect("text"));
+        }
+        std::fs::write(&path, [0x89, b'P', b'N', b'G', 0, 1, 2, 3, 0xff]).expect("written");
+        assert!(matches!(Decoded::of(&path), Err(Unread::NotText { .. })));
     }
 
     #[test]
