@@ -52,7 +52,7 @@ pub struct Asked<'a> {
     /// What is still to be read: the question at least, the answer mark at last.
     pub ids: &'a [u32],
     /// What the answer must be a span of.
-    pub text: &'a SpanText,
+    pub text: &'a dyn Spans,
 }
 
 /// What follows a passage that was read once (tier A): the question.
@@ -137,6 +137,18 @@ pub fn answer_spans_at(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace
     Ok(cursors.into_iter().map(Cursor::finish).collect())
 }
 
+/// A text that answers are spans of.
+pub trait Spans: Sync {
+    /// Each id that an answer may begin with.
+    fn distinct(&self, each: &mut dyn FnMut(u32));
+
+    /// Where `id` stands, ascending.
+    fn occurrences(&self, id: u32, into: &mut Vec<u32>);
+
+    /// The id at `position`; `None` where no answer may go.
+    fn at(&self, position: u32) -> Option<u32>;
+}
+
 /// The tokens that an answer may be a span of, with an index of where each id stands: a decoded token costs the distinct ids
 /// or the occurrences of what was decoded so far, never a pass over the text.
 #[derive(Debug, Clone, Default)]
@@ -175,6 +187,18 @@ impl SpanText {
         }
         Self { ids, positions, distinct }
     }
+}
+
+impl Spans for SpanText {
+    fn distinct(&self, each: &mut dyn FnMut(u32)) {
+        self.distinct.iter().for_each(|(id, _)| each(*id));
+    }
+
+    fn occurrences(&self, id: u32, into: &mut Vec<u32>) {
+        if let Ok(i) = self.distinct.binary_search_by_key(&id, |(id, _)| *id) {
+            into.extend_from_slice(&self.positions[self.distinct[i].1.start as usize..self.distinct[i].1.end as usize]);
+        }
+    }
 
     /// Tokens of the text.
     #[must_use]
@@ -197,25 +221,18 @@ impl SpanText {
     fn at(&self, position: u32) -> Option<u32> {
         self.ids.get(position as usize).copied().filter(|&id| id != FORBIDDEN)
     }
-
-    fn occurrences(&self, id: u32) -> &[u32] {
-        match self.distinct.binary_search_by_key(&id, |(id, _)| *id) {
-            Ok(i) => &self.positions[self.distinct[i].1.start as usize..self.distinct[i].1.end as usize],
-            Err(_) => &[],
-        }
-    }
 }
 
 /// The occurrences in a text of what was decoded so far.
 struct Cursor<'a> {
-    text: &'a SpanText,
+    text: &'a dyn Spans,
     /// Position of the last decoded token in each occurrence, ascending.
     ends: Vec<u32>,
     span: Span,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(text: &'a SpanText) -> Self {
+    fn new(text: &'a dyn Spans) -> Self {
         let span = Span {
             ids: Vec::new(),
             place: None,
@@ -239,7 +256,7 @@ impl<'a> Cursor<'a> {
             }
         };
         if first {
-            self.text.distinct.iter().for_each(|(id, _)| offer(*id));
+            self.text.distinct(&mut offer);
             none.into_iter().for_each(&mut offer);
         } else {
             self.ends.iter().filter_map(|&e| self.text.at(e + 1)).for_each(&mut offer);
@@ -255,7 +272,7 @@ impl<'a> Cursor<'a> {
             if Some(id) == none {
                 return None;
             }
-            self.ends.extend_from_slice(self.text.occurrences(id));
+            self.text.occurrences(id, &mut self.ends);
         } else {
             if Some(id) == end {
                 return None;

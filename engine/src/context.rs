@@ -1,56 +1,66 @@
 //! One long text, read once and kept: ask it, ask on, take turns back, fork it, carry it away.
 //!
 //! A context is a folder:
-//! - `text`: what was read, byte for byte;
-//! - `log`: 12 bytes a token: its id (u32) and the byte of the text after it (u64; 0 for the form around the text);
+//! - `text`, `log`, `spans` and the `seal.json` that proves them: what was read, its ids, and where each id stands (`log.rs`);
 //! - `turns.json`: the questions asked since, with the ids they added;
-//! - `state`: the state after everything, as a snapshot that proves itself; `turn-N`: the one before turn N.
+//! - `state`: the state after everything, as a snapshot that proves itself; `turn-N`: the one before turn N;
+//! - `lock`: held by the process that reads or asks.
 //!
-//! Text and log grow on disk with what was read; the state does not. The state is a function of the ids alone, so one that
-//! is lost, damaged or of another machine is read again from the log, and the caller is told.
+//! Text and log grow on disk with what was read; the state does not, nor does the memory that reading takes. The state is a
+//! function of the ids alone, so one that is lost, damaged or of another machine is read again from the log, and the caller is
+//! told. With a store beside it, the states at the ends of sections (`sections.rs`) and of the text are kept there too: a text that
+//! was edited is read again from its first changed section only.
+
+mod lock;
+mod log;
+mod pack;
+mod sealed;
+mod sections;
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Asked, SpanText, after_one_reading, answer_spans_at};
+use crate::answer::{Asked, after_one_reading, answer_spans_at};
 use crate::cancel::{Cancel, Pace};
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
-use crate::snapshot::{Chain, Form, Snapshot};
+use crate::snapshot::{Chain, Form, Restore, Snapshot};
 use crate::state::State;
+use crate::store::Store;
+use lock::Lock;
+use log::{Log, LogSpans, SEAL};
+pub use sections::{MOST_SECTIONS, SECTION_TOKENS};
 
 /// Tokens read between two times that the state is kept: what a kill costs at most.
 pub const INTERVAL_TOKENS: usize = 8192;
 
-/// Tokens read at once: what is lost of a reading that is cancelled.
+/// Tokens read at once at most: what is lost of a reading that is cancelled.
 pub const STRIDE_TOKENS: usize = 1024;
 
 /// Turns that can be taken back without reading the text again.
 pub const KEPT_TURNS: usize = 8;
 
-const RECORD_BYTES: usize = 12;
-const PACK_MAGIC: &[u8; 8] = b"PLMPCTX1";
-
-/// What an exported context carries, in this order.
-const PARTS: [&str; 4] = ["text", "log", "turns.json", "state"];
-
 /// A context, open.
 pub struct Context {
     reader: Arc<Reader>,
+    store: Option<Arc<Store>>,
     folder: PathBuf,
+    log: Arc<Log>,
+    lock: Lock,
     state: State,
-    /// Tokens of the log, before any turn.
-    log_tokens: u64,
+    /// Of the ids that `state` has read.
+    chain: Chain,
     turns: Vec<Turn>,
     notices: Vec<String>,
-    /// Built from the log at the first question.
-    spans: Option<(SpanText, Vec<u64>)>,
+    /// Opened at the first question.
+    spans: Option<LogSpans>,
 }
 
 /// A question that was asked of a context.
@@ -94,6 +104,10 @@ pub struct ContextStatus {
     pub log_bytes: u64,
     /// Bytes of the text.
     pub text_bytes: u64,
+    /// Bytes of the index over the log.
+    pub index_bytes: u64,
+    /// Hash of title and text: what the document is known by.
+    pub content: String,
     /// Questions asked and not taken back.
     pub turns: usize,
     /// What happened that the user should know.
@@ -106,67 +120,118 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Input`] when the folder already holds a context, or the text is no UTF-8.
-    pub fn begin(reader: &Arc<Reader>, folder: &Path, title: &str, source: impl Read) -> Result<Self> {
-        if folder.join("log").exists() {
-            return Err(Error::Input(format!(
-                "{} already holds a context: drop it first, or choose another name",
-                folder.display()
-            )));
-        }
+    pub fn begin(reader: &Arc<Reader>, folder: &Path, title: &str, mut source: impl Read) -> Result<Self> {
+        refuse_taken(folder)?;
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        let (text_file, log_file) = (folder.join("text"), folder.join("log.part"));
-        let create = |path: &Path| File::create(path).map(BufWriter::new).map_err(|e| Error::io(path, e));
-        let (mut text, mut log) = (create(&text_file)?, create(&log_file)?);
-        let passage = reader.prompt().passage(title, "")?;
-        let mut record = |id: u32, end: u64| {
-            log.write_all(&id.to_le_bytes()).and_then(|()| log.write_all(&end.to_le_bytes())).map_err(|e| Error::io(&log_file, e))
-        };
-        for &id in &passage.ids {
-            record(id, 0)?;
-        }
-        let mut bytes = 0;
-        let mut stream = reader.prompt().stream(source);
-        while let Some(piece) = stream.next_piece()? {
-            text.write_all(piece.text.as_bytes()).map_err(|e| Error::io(&text_file, e))?;
-            for (&id, &end) in piece.ids.iter().zip(&piece.ends) {
-                record(id, bytes + end as u64)?;
-            }
-            bytes += piece.text.len() as u64;
-        }
-        for (file, path) in [(text, &text_file), (log, &log_file)] {
-            let file = file.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
-            file.sync_all().map_err(|e| Error::io(path, e))?;
-        }
-        fs::rename(&log_file, folder.join("log")).map_err(|e| Error::io(&log_file, e))?;
+        Log::write(reader, folder, title, 0, &mut source)?;
         Self::open(reader, folder)
     }
 
-    /// Opens the context in `folder`. A state that is missing, damaged or of another reader is given up, with a notice, and
-    /// the text is to be read again: [`Context::advance`].
+    /// The context of the file `source` in `folder`: begun, taken up, [renewed](Context::renew) where the file holds another text,
+    /// made anew with a notice where the context is damaged.
     ///
     /// # Errors
-    /// [`Error::Input`] when the folder holds no context, or its log is damaged.
-    pub fn open(reader: &Arc<Reader>, folder: &Path) -> Result<Self> {
-        let log = folder.join("log");
-        let log_bytes = fs::metadata(&log).map_err(|_| Error::Input(format!("{} holds no context", folder.display())))?.len();
-        let turns_file = folder.join("turns.json");
-        let turns: Vec<Turn> = match fs::read(&turns_file) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| Error::Input(format!("{} is damaged: {e}", turns_file.display())))?
+    /// As [`Context::begin`], [`Context::open`] and [`Context::renew`].
+    pub fn of_file(reader: &Arc<Reader>, folder: &Path, title: &str, source: &Path) -> Result<Self> {
+        let open = || File::open(source).map_err(|e| Error::io(source, e));
+        let damage = match Self::open(reader, folder) {
+            Err(Error::Input(_)) => return Self::begin(reader, folder, title, open()?),
+            Err(Error::Context { reason, .. }) => reason,
+            Err(e) => return Err(e),
+            Ok(mut context) => {
+                let damage = context.log.verify();
+                if damage.is_empty() {
+                    if !context.holds(title, &mut open()?)? {
+                        context.renew(title, open()?)?;
+                    }
+                    return Ok(context);
+                }
+                damage.join("; ")
             }
-            Err(_) => Vec::new(),
         };
+        Lock::take(folder).held(folder)?;
+        fs::remove_file(folder.join(SEAL)).map_err(|e| Error::io(folder, e))?;
+        let mut context = Self::begin(reader, folder, title, open()?)?;
+        context.notices.insert(0, format!("the context in {} was made anew: {damage}", folder.display()));
+        Ok(context)
+    }
+
+    /// Opens the context in `folder`. A state that is missing, damaged or of another reader is given up, with a notice, and
+    /// the text is to be read again: [`Context::advance`]. Where another process has the context it can be looked at and copied,
+    /// not read on or asked.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the folder holds no context, [`Error::Context`] when its log is damaged or another tokenizer's.
+    pub fn open(reader: &Arc<Reader>, folder: &Path) -> Result<Self> {
+        let log = Log::open(folder)?;
+        let tokenizer = reader.fingerprint().tokenizer().to_string();
+        if log.seal.tokenizer != tokenizer {
+            let was = &log.seal.tokenizer;
+            let reason = format!("its ids are of another tokenizer ({was}, here {tokenizer}): read the text into a new context");
+            return Err(Error::damaged(folder, reason));
+        }
+        let mut notices = Vec::new();
+        let turns = turns_of(folder, &mut notices);
         let mut context = Self {
             reader: reader.clone(),
+            store: None,
             folder: folder.to_path_buf(),
+            log: Arc::new(log),
+            lock: Lock::take(folder),
             state: State::empty(reader.config()),
-            log_tokens: log_bytes / RECORD_BYTES as u64,
+            chain: Chain::new(reader.fingerprint()),
             turns,
-            notices: Vec::new(),
+            notices,
             spans: None,
         };
         context.restore()?;
         Ok(context)
+    }
+
+    /// Keeps states at the ends of sections and of the text in `store`, and takes them from there.
+    ///
+    /// # Errors
+    /// [`Error::Context`] when the log is damaged.
+    pub fn beside(mut self, store: &Arc<Store>) -> Result<Self> {
+        self.store = Some(store.clone());
+        self.restore_from_store()?;
+        Ok(self)
+    }
+
+    /// Whether it is of this text under this title, and whole so far as that can be told without a look at every byte.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the text cannot be read.
+    pub fn holds(&self, title: &str, source: &mut dyn Read) -> Result<bool> {
+        let hash = log::content_hash(title, source).map_err(|e| Error::Input(format!("the text cannot be read: {e}")))?;
+        Ok(hash == self.log.seal.content)
+    }
+
+    /// Puts a new version of the text in the place of the old one; what is the same at its beginning is not read again, so far
+    /// as the store has the state at the end of a section in it. A kill leaves the old text or the new one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when questions were asked of the old text (take them back first) or the text is no UTF-8,
+    /// [`Error::Context`] when another process has it.
+    pub fn renew(&mut self, title: &str, mut source: impl Read) -> Result<()> {
+        self.lock.held(&self.folder)?;
+        if !self.turns.is_empty() {
+            return Err(Error::Input(format!(
+                "{} questions were asked of the old text of {}: take them back first, or read the new one into another context",
+                self.turns.len(),
+                self.folder.display()
+            )));
+        }
+        let old = self.log.seal.clone();
+        Log::write(&self.reader, &self.folder, title, old.version + 1, &mut source)?;
+        self.spans = None;
+        self.log = Arc::new(Log::open(&self.folder)?);
+        // Of no more use; what cannot be removed lies there until the folder goes.
+        let parts = ["text", "log", "spans"].map(|part| old.path(&self.folder, part));
+        parts.iter().chain([&self.folder.join("state")]).for_each(|path| drop(fs::remove_file(path)));
+        self.state = State::empty(self.reader.config());
+        self.chain = Chain::new(self.reader.fingerprint());
+        self.restore_from_store()
     }
 
     /// Makes `folder` a context of `source` and reads it: [`Context::begin`] and [`Context::advance`].
@@ -191,33 +256,42 @@ impl Context {
     /// and all of them.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]: what was read until then is kept, but for the last [`STRIDE_TOKENS`].
+    /// [`Error::Cancelled`]: what was read until then is kept, but for the last [`STRIDE_TOKENS`]. [`Error::Context`] when another
+    /// process has it, or the log is damaged.
     pub fn advance(&mut self, cancel: &Cancel, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
-        let all = self.all_ids_len();
+        let (all, text) = (self.all_tokens(), self.log.tokens());
         if self.state.tokens() >= all {
             return Ok(());
         }
-        let ids = self.ids()?;
-        let mut from = self.state.tokens() as usize;
+        self.lock.held(&self.folder)?;
+        let (begun, from) = (Instant::now(), self.state.tokens());
         let mut kept = from;
         // Reading that is cancelled leaves its state between two tokens: the one before it is gone back to.
         let mut before = self.state.clone();
-        while from < ids.len() {
-            let to = ids.len().min((from / STRIDE_TOKENS + 1) * STRIDE_TOKENS);
+        while self.state.tokens() < all {
+            let at = self.state.tokens();
+            let section = self.log.seal.sections.iter().copied().find(|end| *end > at);
+            let stride = (at / STRIDE_TOKENS as u64 + 1) * STRIDE_TOKENS as u64;
+            let to = stride.min(section.unwrap_or(all)).min(if at < text { text } else { all });
+            let ids = self.ids(at..to)?;
             before.clone_from(&self.state);
-            let mut next = [Sequence { ids: &ids[from..to], state: &mut self.state }];
+            let mut next = [Sequence { ids: &ids, state: &mut self.state }];
             let read = self.reader.forward_at(&mut next, Want::Nothing, &mut Pace::until(cancel), &mut |_, _, _| {});
             if let Err(error) = read {
                 self.state = before;
-                self.keep("state", &ids[..from])?;
+                self.keep("state")?;
                 return Err(error);
             }
-            from = to;
-            if from - kept >= INTERVAL_TOKENS || from == ids.len() {
-                self.keep("state", &ids[..from])?;
-                kept = from;
+            self.chain.extend(&ids);
+            if section == Some(to) || to == text {
+                let ms_a_token = begun.elapsed().as_secs_f64() * 1e3 / (to - from) as f64;
+                self.offer((ms_a_token * to as f64) as f32);
             }
-            progress(from as u64, all);
+            if to == all || to >= kept + INTERVAL_TOKENS as u64 {
+                self.keep("state")?;
+                kept = to;
+            }
+            progress(to, all);
         }
         Ok(())
     }
@@ -225,7 +299,8 @@ impl Context {
     /// Asks the text; question and answer become part of what the next question is asked after.
     ///
     /// # Errors
-    /// [`Error::Input`] for an empty question or a text not wholly read; as [`crate::model::Model::forward`].
+    /// [`Error::Input`] for an empty question or a text not wholly read; [`Error::Context`] when another process has it or it is
+    /// damaged; as [`crate::model::Model::forward`].
     pub fn ask(&mut self, question: &str) -> Result<ContextAnswer> {
         self.ask_with(question, &Cancel::new())
     }
@@ -235,49 +310,49 @@ impl Context {
     /// # Errors
     /// As [`Context::ask`]; [`Error::Cancelled`]: then nothing was asked.
     pub fn ask_with(&mut self, question: &str, cancel: &Cancel) -> Result<ContextAnswer> {
-        if self.state.tokens() < self.all_ids_len() {
+        self.lock.held(&self.folder)?;
+        if self.state.tokens() < self.all_tokens() {
             return Err(Error::Input(format!("{} is not wholly read yet: read it on first", self.folder.display())));
         }
         let asked = after_one_reading(&self.reader, question)?;
-        let restored = self.state.tokens();
-        if self.spans.is_none() {
-            self.spans = Some(self.span_text()?);
-        }
-        let Some((text, ends)) = &self.spans else { return Err(Error::Cancelled) };
+        let before = self.state.tokens();
+        let spans = match self.spans.take() {
+            Some(spans) => spans,
+            None => Log::spans(&self.log)?,
+        };
         let mut fork = self.state.clone();
         let mut pace = Pace::until(cancel);
-        let spans = answer_spans_at(&self.reader, &mut [Asked { state: &mut fork, ids: &asked, text }], &mut pace)?;
-        let span = spans.into_iter().next();
+        let span = answer_spans_at(&self.reader, &mut [Asked { state: &mut fork, ids: &asked, text: &spans }], &mut pace);
+        self.spans = Some(spans);
+        let span = span?.into_iter().next();
         let place = span.as_ref().and_then(|s| s.place.clone());
-        let range = place.map(|p| (p.start.checked_sub(1).map_or(0, |i| ends[i]), ends[p.end - 1]));
-        let (answer, range) = match range {
-            Some((start, end)) => self.quote(start..end)?,
+        let (answer, range) = match place {
+            Some(place) => self.quote(self.log.bytes_of(place)?)?,
             None => (None, None),
         };
-        let decoded = span.as_ref().map(|s| s.ids.clone()).unwrap_or_default();
-        let end = self.reader.prompt().end();
-        let ids: Vec<u32> = asked.iter().chain(&decoded).copied().chain(end).collect();
-        let mut after = self.state.clone();
-        let mut turn = [Sequence { ids: &ids, state: &mut after }];
-        self.reader.forward_at(&mut turn, Want::Nothing, &mut pace, &mut |_, _, _| {})?;
-        let before = self.ids()?;
-        self.keep(&format!("turn-{}", self.turns.len()), &before)?;
+        let decoded = span.as_ref().map(|s| s.ids.as_slice()).unwrap_or_default();
+        let ids: Vec<u32> = asked.iter().chain(decoded).copied().chain(self.reader.prompt().end()).collect();
+        // The fork has read the question and most of the answer already.
+        let done = (fork.tokens() - before) as usize;
+        let mut rest = [Sequence { ids: &ids[done..], state: &mut fork }];
+        self.reader.forward_at(&mut rest, Want::Nothing, &mut pace, &mut |_, _, _| {})?;
+        self.keep(&format!("turn-{}", self.turns.len()))?;
         if let Some(old) = self.turns.len().checked_sub(KEPT_TURNS) {
             let _ = fs::remove_file(self.folder.join(format!("turn-{old}")));
         }
-        self.state = after;
-        let tokens_read = asked.len() as u64 + span.as_ref().map_or(0, |s| s.tokens_read) + ids.len() as u64;
+        self.state = fork;
+        self.chain.extend(&ids);
+        let tokens_read = ids.len() as u64;
         self.turns.push(Turn { question: question.trim().to_string(), answer: answer.clone(), ids });
         self.keep_turns()?;
-        let all = self.ids()?;
-        self.keep("state", &all)?;
+        self.keep("state")?;
         Ok(ContextAnswer {
             answer,
             margin: span.map(|s| s.margin()).filter(|m| m.is_finite()),
             start: range.as_ref().map(|r| r.start),
             end: range.map(|r| r.end),
             tokens_read,
-            tokens_restored: restored,
+            tokens_restored: before,
         })
     }
 
@@ -292,16 +367,21 @@ impl Context {
         if turns == 0 {
             return Ok(());
         }
+        self.lock.held(&self.folder)?;
         self.turns.truncate(left);
         self.keep_turns()?;
-        let ids = self.ids()?;
         let before = self.folder.join(format!("turn-{left}"));
-        if let Ok(state) = self.load(&before, &ids) {
-            self.state = state;
-            self.keep("state", &ids)?;
-        } else {
-            self.state = State::empty(self.reader.config());
-            self.advance(&Cancel::new(), &mut |_, _| {})?;
+        match self.load(&before)? {
+            Ok((state, chain)) if state.tokens() == self.all_tokens() => {
+                (self.state, self.chain) = (state, chain);
+                self.keep("state")?;
+            }
+            _ => {
+                self.state = State::empty(self.reader.config());
+                self.chain = Chain::new(self.reader.fingerprint());
+                self.restore_from_store()?;
+                self.advance(&Cancel::new(), &mut |_, _| {})?;
+            }
         }
         for turn in left..left + turns {
             let _ = fs::remove_file(self.folder.join(format!("turn-{turn}")));
@@ -314,51 +394,51 @@ impl Context {
     /// # Errors
     /// [`Error::Input`] when `folder` already holds a context.
     pub fn fork(&self, folder: &Path) -> Result<Self> {
-        unpack(&mut self.export()?.as_slice(), folder)?;
+        refuse_taken(folder)?;
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        let turns = (0..self.turns.len()).map(|turn| format!("turn-{turn}"));
+        let state = ["turns.json".to_string(), "state".to_string()].into_iter().chain(turns);
+        let parts = ["text", "log", "spans"].map(|part| self.log.seal.path(Path::new(""), part).display().to_string());
+        // The seal last: with it the folder is a context.
+        for name in state.chain(parts).chain([SEAL.to_string()]) {
+            match fs::copy(self.folder.join(&name), folder.join(&name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(folder.join(&name), e)),
+                _ => {}
+            }
+        }
         Self::open(&self.reader, folder)
     }
 
-    /// The whole context as one blob: text, ids, turns and state, each with its length, the whole with a checksum.
+    /// The whole context as one blob: seal, text, ids, turns and state, each with its length, the whole with a checksum.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::Context`] when text or log are damaged.
     pub fn export(&self) -> Result<Vec<u8>> {
-        let mut out = PACK_MAGIC.to_vec();
-        for name in PARTS {
-            let path = self.folder.join(name);
-            let bytes = match fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-                Err(e) => return Err(Error::io(&path, e)),
-            };
-            out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-            out.extend_from_slice(&bytes);
-        }
-        let sum = *blake3::hash(&out).as_bytes();
-        out.extend_from_slice(&sum);
-        Ok(out)
+        pack::pack(&self.folder, &self.log)
     }
 
     /// Makes `folder` the context that [`Context::export`] packed. On another machine, or with another reader of the same
-    /// tokenizer, the state is read again from the ids.
+    /// tokenizer, the state is read again from the ids: [`Context::advance`].
     ///
     /// # Errors
     /// [`Error::Input`] when the blob is damaged or `folder` already holds a context.
     pub fn import(reader: &Arc<Reader>, folder: &Path, blob: &mut dyn Read) -> Result<Self> {
-        unpack(blob, folder)?;
+        pack::unpack(blob, folder, reader.config().vocabulary)?;
         Self::open(reader, folder)
     }
 
     /// Sizes and turns.
     #[must_use]
     pub fn status(&self) -> ContextStatus {
-        let bytes = |name: &str| fs::metadata(self.folder.join(name)).map_or(0, |m| m.len());
+        let seal = &self.log.seal;
         ContextStatus {
             tokens: self.state.tokens(),
-            tokens_left: self.all_ids_len().saturating_sub(self.state.tokens()),
+            tokens_left: self.all_tokens().saturating_sub(self.state.tokens()),
             state_bytes: State::bytes(self.reader.config()) as u64,
-            log_bytes: bytes("log"),
-            text_bytes: bytes("text"),
+            log_bytes: seal.log.bytes,
+            text_bytes: seal.text.bytes,
+            index_bytes: seal.spans.bytes,
+            content: seal.content.clone(),
             turns: self.turns.len(),
             notices: self.notices.clone(),
         }
@@ -376,75 +456,72 @@ impl Context {
         &self.state
     }
 
-    fn all_ids_len(&self) -> u64 {
-        self.log_tokens + self.turns.iter().map(|t| t.ids.len() as u64).sum::<u64>()
+    fn all_tokens(&self) -> u64 {
+        self.log.tokens() + self.turns.iter().map(|t| t.ids.len() as u64).sum::<u64>()
     }
 
-    fn records(&self) -> Result<Vec<(u32, u64)>> {
-        let path = self.folder.join("log");
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        Ok(bytes
-            .chunks_exact(RECORD_BYTES)
-            .map(|r| {
-                let mut end = [0; 8];
-                end.copy_from_slice(&r[4..]);
-                (u32::from_le_bytes([r[0], r[1], r[2], r[3]]), u64::from_le_bytes(end))
-            })
-            .collect())
-    }
-
-    /// Ids of the log and of all turns.
-    fn ids(&self) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.records()?.into_iter().map(|(id, _)| id).collect();
-        ids.extend(self.turns.iter().flat_map(|t| &t.ids));
+    /// Ids of the log and of the turns after it, `range` of them.
+    fn ids(&self, range: Range<u64>) -> Result<Vec<u32>> {
+        let text = self.log.tokens();
+        let mut ids = self.log.ids(range.start.min(text)..range.end.min(text))?;
+        let (skipped, wanted) = (range.start.saturating_sub(text), range.end.max(text) - range.start.max(text));
+        ids.extend(self.turns.iter().flat_map(|t| &t.ids).skip(skipped as usize).take(wanted as usize));
         Ok(ids)
     }
 
-    fn span_text(&self) -> Result<(SpanText, Vec<u64>)> {
-        let records = self.records()?;
-        let ids = records.iter().map(|&(id, end)| if end == 0 { u32::MAX } else { id }).collect();
-        Ok((SpanText::new(ids), records.into_iter().map(|(_, end)| end).collect()))
+    /// The chain of the first `tokens` ids.
+    fn chain_of(&self, tokens: u64) -> Result<Chain> {
+        let mut chain = Chain::new(self.reader.fingerprint());
+        let text = self.log.tokens().min(tokens);
+        self.log.hash(&mut chain, 0..text)?;
+        chain.extend(&self.ids(text..tokens)?);
+        Ok(chain)
     }
 
-    /// The text at `range`, white space around it left out, read from the file.
+    /// The text at `range`, white space around it left out.
     fn quote(&self, range: Range<u64>) -> Result<(Option<String>, Option<Range<u64>>)> {
-        use std::io::{Seek, SeekFrom};
-        let path = self.folder.join("text");
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        let mut file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-        file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| Error::io(&path, e))?;
-        let Ok(text) = String::from_utf8(bytes) else { return Ok((None, None)) };
+        let Ok(text) = std::str::from_utf8(self.log.text(range.clone())?) else { return Ok((None, None)) };
         let start = range.start + (text.len() - text.trim_start().len()) as u64;
         let text = text.trim();
         let end = start + text.len() as u64;
         Ok(if text.is_empty() { (None, None) } else { (Some(text.to_string()), Some(start..end)) })
     }
 
-    fn key(&self, ids: &[u32]) -> Chain {
-        let mut chain = Chain::new(self.reader.fingerprint());
-        chain.extend(ids);
-        chain
+    /// Puts the state into the store, as far as it admits it. What the store refuses costs time later, nothing else.
+    fn offer(&self, cost_ms: f32) {
+        let Some(store) = &self.store else { return };
+        let key = self.chain.key();
+        if store.admits(&key) {
+            let _ = store.put(&key, self.reader.fingerprint(), self.state.tokens(), self.state.data(), cost_ms);
+        }
     }
 
-    fn keep(&self, name: &str, ids: &[u32]) -> Result<()> {
-        let key = self.key(ids).key();
-        let tokens = self.state.tokens();
+    fn keep(&self, name: &str) -> Result<()> {
+        let (tokens, key) = (self.state.tokens(), self.chain.key());
         let bytes = Snapshot::encode(tokens, self.state.data(), self.reader.fingerprint(), &key, Form::F32);
         write_whole(&self.folder.join(name), &bytes)
     }
 
     fn keep_turns(&self) -> Result<()> {
-        let json = serde_json::to_vec(&self.turns).map_err(|e| Error::Input(format!("turns: {e}")))?;
-        write_whole(&self.folder.join("turns.json"), &json)
+        let json = serde_json::to_string(&self.turns).map_err(|e| Error::Input(format!("turns: {e}")))?;
+        let sum = blake3::hash(json.as_bytes()).to_hex();
+        write_whole(&self.folder.join("turns.json"), format!("{json}\n{sum}").as_bytes())
     }
 
-    /// The state in `file`, proven to be the one after a prefix of `ids`.
-    fn load(&self, file: &Path, ids: &[u32]) -> Result<State, String> {
-        let bytes = fs::read(file).map_err(|e| e.to_string())?;
-        let tokens = Snapshot::tokens_of(&bytes).map_err(|e| e.to_string())?;
-        let prefix = usize::try_from(tokens).ok().and_then(|n| ids.get(..n)).ok_or("it is of another text")?;
-        let snapshot = Snapshot::decode(&bytes, self.reader.fingerprint(), &self.key(prefix).key()).map_err(|e| e.to_string())?;
-        State::from_parts(self.reader.config(), snapshot.tokens, snapshot.data).ok_or_else(|| "it is of another size".into())
+    /// The state in `file`, proven to be the one after a prefix of the ids, and their chain; a sentence where it is not.
+    fn load(&self, file: &Path) -> Result<std::result::Result<(State, Chain), String>> {
+        let read = fs::read(file).map_err(|e| e.to_string());
+        let read = read.and_then(|bytes| Snapshot::tokens_of(&bytes).map(|n| (bytes, n)).map_err(|e| e.to_string()));
+        let (bytes, tokens) = match read {
+            Ok((_, tokens)) if tokens > self.all_tokens() => return Ok(Err("it is of another text".into())),
+            Ok(read) => read,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let chain = self.chain_of(tokens)?;
+        let state = Snapshot::decode(&bytes, self.reader.fingerprint(), &chain.key()).map_err(|e| e.to_string());
+        let config = self.reader.config();
+        let state = state.and_then(|s| State::from_parts(config, s.tokens, s.data).ok_or("it is of another size".into()));
+        Ok(state.map(|state| (state, chain)))
     }
 
     fn restore(&mut self) -> Result<()> {
@@ -452,15 +529,81 @@ impl Context {
         if !file.exists() {
             return Ok(());
         }
-        let ids = self.ids()?;
-        match self.load(&file, &ids) {
-            Ok(state) => self.state = state,
+        match self.load(&file)? {
+            Ok((state, chain)) => (self.state, self.chain) = (state, chain),
             Err(reason) => self
                 .notices
                 .push(format!("the kept state of {} was refused and the text is read again: {reason}", self.folder.display())),
         }
         Ok(())
     }
+
+    /// Where nothing is read yet, the longest part of the text that the store has a state of.
+    fn restore_from_store(&mut self) -> Result<()> {
+        let Some(store) = self.store.as_ref().filter(|_| self.state.tokens() == 0) else { return Ok(()) };
+        let log = &self.log;
+        let found = store.longest_of(self.reader.fingerprint(), log.tokens(), &mut |chain, range| log.hash(chain, range))?;
+        // A state that is only near is not the one that this context stands for.
+        if let (Some(snapshot), Restore::Exact { tokens } | Restore::Prefix { tokens }) = found
+            && let Some(state) = State::from_parts(self.reader.config(), snapshot.tokens, snapshot.data)
+        {
+            self.chain = self.chain_of(tokens)?;
+            self.state = state;
+        }
+        Ok(())
+    }
+}
+
+/// What is not as it was written in the context of `folder`, a sentence each: every byte is looked at. With `repair`, states that
+/// are not whole are removed and not told of: they are read again from the log when needed.
+pub(crate) fn verify(folder: &Path, repair: bool) -> Vec<String> {
+    let mut found = match Log::open(folder) {
+        Ok(log) => log.verify(),
+        Err(e) => vec![e.to_string()],
+    };
+    if let Err(Some(reason)) = turns_in(folder) {
+        found.push(reason);
+    }
+    let states = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    for path in states.filter(|p| p.file_name().is_some_and(|n| n == "state" || n.to_string_lossy().starts_with("turn-"))) {
+        let whole = fs::read(&path).map_err(|e| e.to_string()).and_then(|b| Snapshot::check(&b).map_err(|e| e.to_string()));
+        if let Err(reason) = whole
+            && !(repair && fs::remove_file(&path).is_ok())
+        {
+            found.push(format!("{}: {reason}", path.display()));
+        }
+    }
+    found
+}
+
+fn refuse_taken(folder: &Path) -> Result<()> {
+    if folder.join(SEAL).exists() {
+        return Err(Error::Input(format!("{} already holds a context: drop it first, or choose another name", folder.display())));
+    }
+    Ok(())
+}
+
+/// The questions asked; none, with a notice, where they are not as they were written: they are set aside.
+fn turns_of(folder: &Path, notices: &mut Vec<String>) -> Vec<Turn> {
+    turns_in(folder).unwrap_or_else(|reason| {
+        if let Some(reason) = reason {
+            let (file, aside) = (folder.join("turns.json"), folder.join("turns.json.damaged"));
+            let _ = fs::rename(&file, &aside);
+            notices.push(format!("{reason}; set aside as {}", aside.display()));
+        }
+        Vec::new()
+    })
+}
+
+/// The questions asked. `Err(None)` where none were, a sentence where they are damaged.
+fn turns_in(folder: &Path) -> std::result::Result<Vec<Turn>, Option<String>> {
+    let file = folder.join("turns.json");
+    let bytes = fs::read(&file).map_err(|_| None)?;
+    let parse = || {
+        let (json, sum) = std::str::from_utf8(&bytes).ok()?.split_once('\n')?;
+        (sum == blake3::hash(json.as_bytes()).to_hex().as_str()).then(|| serde_json::from_str(json).ok()).flatten()
+    };
+    parse().ok_or_else(|| Some(format!("{}, the questions asked, is not as it was written", file.display())))
 }
 
 /// A text that ends in an error once `cancel` says so.
@@ -486,39 +629,4 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&part, path)
     };
     write().map_err(|e| Error::io(path, e))
-}
-
-fn unpack(blob: &mut dyn Read, folder: &Path) -> Result<()> {
-    let damaged = |what: &str| Error::Input(format!("this is no whole exported context: {what}"));
-    if folder.join("log").exists() {
-        return Err(Error::Input(format!("{} already holds a context: drop it first, or choose another name", folder.display())));
-    }
-    let mut bytes = Vec::new();
-    BufReader::new(blob).read_to_end(&mut bytes).map_err(|e| damaged(&e.to_string()))?;
-    let body_len = bytes.len().checked_sub(32).ok_or_else(|| damaged("it is too short"))?;
-    let (body, sum) = bytes.split_at(body_len);
-    if !body.starts_with(PACK_MAGIC) {
-        return Err(damaged("it does not begin as one"));
-    }
-    if blake3::hash(body).as_bytes() != sum {
-        return Err(damaged("its checksum does not hold"));
-    }
-    let mut rest = &body[PACK_MAGIC.len()..];
-    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let mut parts = Vec::new();
-    for name in PARTS {
-        let (len, after) = rest.split_first_chunk::<8>().ok_or_else(|| damaged("a length is missing"))?;
-        let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| damaged("a length is too large"))?;
-        let (part, after) = after.split_at_checked(len).ok_or_else(|| damaged("a part is cut short"))?;
-        parts.push((name, part));
-        rest = after;
-    }
-    // The log last: with it the folder is a context.
-    parts.sort_by_key(|(name, _)| *name == "log");
-    for (name, part) in parts {
-        if !(part.is_empty() && (name == "turns.json" || name == "state")) {
-            write_whole(&folder.join(name), part)?;
-        }
-    }
-    Ok(())
 }

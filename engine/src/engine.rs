@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::files::ReaderFiles;
 use crate::read::{Reader, ReaderOptions};
+use crate::snapshot::Form;
 use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
 
 /// How an engine is opened.
@@ -36,13 +37,24 @@ pub struct Options {
     /// Language of a new store's documents, by its English name or two-letter code; English where `None`. A store that is
     /// there keeps its own.
     pub language: Option<String>,
+    /// How the states of passages are kept. With a rounded form, answers from restored states are near those from states just
+    /// read, not equal to them (engine/STORE.md has what that costs).
+    pub state_form: Form,
 }
 
 impl Options {
     /// Everything by default, in the folder `store`.
     #[must_use]
     pub fn new(store: impl Into<PathBuf>) -> Self {
-        Self { store: store.into(), reader: None, threads: None, dtype: None, snapshot_budget_bytes: 1 << 30, language: None }
+        Self {
+            store: store.into(),
+            reader: None,
+            threads: None,
+            dtype: None,
+            snapshot_budget_bytes: 1 << 30,
+            language: None,
+            state_form: Form::F32,
+        }
     }
 }
 
@@ -50,7 +62,7 @@ impl Options {
 pub struct Engine {
     options: Options,
     index: Index,
-    store: Store,
+    store: Arc<Store>,
     reader: Mutex<Option<Arc<Reader>>>,
     events: Vec<StoreEvent>,
     /// Who finds passages in the place of `index`.
@@ -77,13 +89,15 @@ pub struct Verified {
     pub index: Option<String>,
     /// What is wrong with the snapshots.
     pub snapshots: VerifyReport,
+    /// What is wrong with contexts, and was not put right: read those texts again from their files.
+    pub contexts: Vec<String>,
 }
 
 impl Verified {
     /// Whether everything is as it was written, or was put right.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.index.is_none() && self.snapshots.damaged.len() as u64 <= self.snapshots.repaired
+        self.index.is_none() && self.contexts.is_empty() && self.snapshots.damaged.len() as u64 <= self.snapshots.repaired
     }
 }
 
@@ -101,9 +115,9 @@ impl Engine {
         let index = Index::open_with(&options.store.join("index"), &made)?;
         let (store, events) = Store::open(
             &options.store.join("snapshots"),
-            StoreOptions { budget_bytes: options.snapshot_budget_bytes, ..StoreOptions::default() },
+            StoreOptions { budget_bytes: options.snapshot_budget_bytes, form: options.state_form, ..StoreOptions::default() },
         )?;
-        Ok(Self { options, index, store, reader: Mutex::new(None), events, elsewhere: None })
+        Ok(Self { options, index, store: Arc::new(store), reader: Mutex::new(None), events, elsewhere: None })
     }
 
     /// Adds the files below `paths`, brings changed ones up to date and forgets those that are gone.
@@ -265,12 +279,17 @@ impl Engine {
     }
 
     /// Reads every byte of the store again and compares it with what was written. `repair` removes snapshots that are not
-    /// whole; they are read again when needed.
+    /// whole, those of contexts too; they are read again when needed.
     ///
     /// # Errors
     /// Those of the store; a damaged index is in the report.
     pub fn verify(&self, repair: bool) -> Result<Verified> {
-        Ok(Verified { index: self.index.verify().err().map(|e| e.to_string()), snapshots: self.store.verify(repair)? })
+        let mut contexts = Vec::new();
+        for name in self.contexts()? {
+            contexts.extend(crate::context::verify(&self.context_folder(&name)?, repair));
+        }
+        let index = self.index.verify().err().map(|e| e.to_string());
+        Ok(Verified { index, snapshots: self.store.verify(repair)?, contexts })
     }
 
     /// The folder of the context `name`, whether it exists or not.
@@ -292,7 +311,25 @@ impl Engine {
     /// # Errors
     /// As [`Context::open`].
     pub fn context(&self, name: &str) -> Result<Context> {
-        Context::open(&self.reader()?, &self.context_folder(name)?)
+        Context::open(&self.reader()?, &self.context_folder(name)?)?.beside(&self.store)
+    }
+
+    /// The context `name` of the file `source` under `title`: begun, or taken up where it was. Where the file holds another version
+    /// of the text, reading begins at the first section that changed; where the context is damaged, it is made anew, with a
+    /// notice. What is still to be read is for [`Context::advance`].
+    ///
+    /// # Errors
+    /// As [`Context::of_file`].
+    pub fn context_of(&self, name: &str, title: &str, source: &Path) -> Result<Context> {
+        Context::of_file(&self.reader()?, &self.context_folder(name)?, title, source)?.beside(&self.store)
+    }
+
+    /// Makes the blob that [`Context::export`] packed the context `name`.
+    ///
+    /// # Errors
+    /// As [`Context::import`].
+    pub fn import_context(&self, name: &str, blob: &mut dyn std::io::Read) -> Result<Context> {
+        Context::import(&self.reader()?, &self.context_folder(name)?, blob)?.beside(&self.store)
     }
 
     /// The names of all contexts, in order.
@@ -308,7 +345,7 @@ impl Engine {
         };
         let mut names: Vec<String> = entries
             .flatten()
-            .filter(|e| e.path().join("log").exists())
+            .filter(|e| e.path().join("seal.json").exists())
             .filter_map(|e| e.file_name().into_string().ok())
             .collect();
         names.sort();

@@ -34,6 +34,14 @@ pub enum Error {
     /// The snapshot store refused.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// A context is damaged, another tokenizer's, or in use by another process.
+    #[error("the context in {} cannot be used: {reason}", folder.display())]
+    Context {
+        /// Its folder.
+        folder: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The arithmetic refused: this processor lacks what was asked for, or shapes do not fit.
     #[error(transparent)]
     Kernel(#[from] palimpsest_kernels::KernelError),
@@ -51,6 +59,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn reader(file: impl AsRef<Path>, reason: impl Into<String>) -> Self {
         Error::Reader { file: file.as_ref().to_path_buf(), reason: reason.into() }
+    }
+
+    pub(crate) fn damaged(folder: &Path, reason: String) -> Self {
+        Error::Context { folder: folder.to_path_buf(), reason }
     }
 
     pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {

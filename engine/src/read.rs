@@ -197,7 +197,7 @@ impl ReadPassage {
     #[must_use]
     pub fn tokens_restored(&self) -> u64 {
         match self.restore {
-            Restore::Exact { tokens } | Restore::Prefix { tokens } => tokens,
+            Restore::Exact { tokens } | Restore::Prefix { tokens } | Restore::Near { tokens } => tokens,
             Restore::Refused(_) => 0,
         }
     }

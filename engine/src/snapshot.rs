@@ -30,7 +30,7 @@ mod refusal;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-pub use refusal::{Damage, Refusal, Restore};
+pub use refusal::{Damage, NEAR_TOLERANCE, Refusal, Restore};
 
 const MAGIC: [u8; 8] = *b"PLMPSNAP";
 const VERSION: u16 = 1;
@@ -57,6 +57,12 @@ impl Fingerprint {
         bytes[20..24].copy_from_slice(&format.to_le_bytes());
         bytes[24..].copy_from_slice(&blake3::hash(arithmetic.as_bytes()).as_bytes()[..8]);
         Self(bytes)
+    }
+
+    /// The part that names the tokenizer and the form of its prompts.
+    #[must_use]
+    pub fn tokenizer(&self) -> Short<8> {
+        Parts::of(self).tokenizer
     }
 
     /// Why a state of the reader `stored` is none of this reader's. `None` where the two are one.
@@ -377,6 +383,15 @@ impl Snapshot {
             return Err(Damage::Header("elements").into());
         }
         Ok(Self { tokens: header.tokens, data })
+    }
+
+    /// Whether `bytes` are a whole snapshot, whoever's.
+    ///
+    /// # Errors
+    /// As [`Snapshot::decode`], but for what names another reader or text.
+    pub fn check(bytes: &[u8]) -> Result<(), Refusal> {
+        let header = Header::decode(bytes)?;
+        Self::decode(bytes, &header.fingerprint, &header.key).map(|_| ())
     }
 
     /// How many tokens the state in `bytes` has read, from its header alone.

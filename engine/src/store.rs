@@ -12,27 +12,23 @@
 
 mod ancestor;
 mod catalogue;
+mod keep;
 mod ledger;
 mod lock;
+mod lookup;
 mod report;
 mod shelf;
 mod slabs;
 
 use std::fs::File;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::snapshot::{Damage, Fingerprint, Form, Refusal, Restore, Snapshot, SnapshotKey};
-use ledger::{Entry, Ghost};
+use crate::snapshot::{Form, Refusal, SnapshotKey};
+use ledger::Ghost;
 pub use report::{Misses, StoreError, StoreEvent, StoreStats, VerifyReport};
 use shelf::Shelf;
-use slabs::{ENVELOPE_BYTES, Envelope, Place};
 
-/// What a snapshot without a disk costs beside its elements.
-const MEMORY_OVERHEAD_BYTES: u64 = 256;
-/// How often a reader looks again for a snapshot that moved while it was being read.
-const LOOKS: usize = 4;
 /// Buffers kept for the next reading or writing.
 const BUFFERS: usize = 4;
 
@@ -49,8 +45,12 @@ pub struct StoreOptions {
     pub exclusive: bool,
     /// A put has reached the disk when it returns. Otherwise [`Store::flush`] sees to that.
     pub durable: bool,
-    /// How elements are written down. With a rounded form a restored state is near the one that was put, not equal to it.
+    /// How elements are written down. With a rounded form a restored state is near the one that was put, not equal to it:
+    /// [`Restore::Near`](crate::Restore::Near).
     pub form: Form,
+    /// Where there is no state of this reader's own arithmetic, take one of the same weights and another back end,
+    /// instruction set or element type: [`Restore::Near`](crate::Restore::Near).
+    pub other_arithmetic: bool,
 }
 
 impl Default for StoreOptions {
@@ -62,6 +62,7 @@ impl Default for StoreOptions {
             exclusive: false,
             durable: false,
             form: Form::F32,
+            other_arithmetic: false,
         }
     }
 }
@@ -113,218 +114,6 @@ impl Store {
             options: StoreOptions { budget_bytes, ..StoreOptions::default() },
             lock: None,
         }
-    }
-
-    /// The state that `key` names, exactly, or why not.
-    ///
-    /// # Errors
-    /// A [`Refusal`]. One that says the bytes are damaged also takes them out of the store.
-    pub fn get(&self, key: &SnapshotKey, fingerprint: &Fingerprint) -> Result<Snapshot, Refusal> {
-        let got = self.fetch(key, fingerprint);
-        let counts = &mut self.shelf().counts;
-        match &got {
-            Ok(_) => counts.hits += 1,
-            Err(refusal) => counts.misses.count(refusal),
-        }
-        got
-    }
-
-    /// The state of the longest prefix of `ids` that is kept, and which that is. At most one snapshot is read from disk where
-    /// none is damaged: the lengths in question are known from the first 64 ids.
-    #[must_use]
-    pub fn longest(&self, fingerprint: &Fingerprint, ids: &[u32]) -> (Option<Snapshot>, Restore) {
-        let (snapshot, restore) = self.find_longest(fingerprint, ids);
-        let counts = &mut self.shelf().counts;
-        match &restore {
-            Restore::Exact { .. } => counts.hits += 1,
-            Restore::Prefix { .. } => counts.prefix_hits += 1,
-            Restore::Refused(refusal) => counts.misses.count(refusal),
-        }
-        (snapshot, restore)
-    }
-
-    fn fetch(&self, key: &SnapshotKey, fingerprint: &Fingerprint) -> Result<Snapshot, Refusal> {
-        for _ in 0..LOOKS {
-            let (place, born, bytes, path) = {
-                let mut shelf = self.shelf();
-                let Some(entry) = shelf.ledger.get(key) else { return Err(shelf.missing(key, fingerprint)) };
-                if let Some(refusal) = fingerprint.refuses(&entry.fingerprint) {
-                    return Err(refusal);
-                }
-                let (tokens, place, born, bytes) = (entry.tokens, entry.place, entry.born, entry.bytes);
-                if let Some(held) = shelf.ledger.touch(key) {
-                    drop(shelf);
-                    return Ok(Snapshot { tokens, data: held.to_vec() });
-                }
-                let path = shelf.disk.as_ref().zip(place).map(|(disk, place)| disk.slabs.path(&place));
-                match (place, path) {
-                    (Some(place), Some(path)) => (place, born, bytes, path),
-                    _ => return Err(Refusal::NeverSeen),
-                }
-            };
-            let read = self.read(key, fingerprint, &path, &place, bytes);
-            // For the next time, copied before anyone has to wait for it.
-            let held = match &read {
-                Ok(s) if 4 * s.data.len() as u64 <= self.options.memory_bytes => Some(Arc::new(s.data.clone())),
-                _ => None,
-            };
-            let mut shelf = self.shelf();
-            let same = shelf.ledger.get(key).is_some_and(|e| e.place == Some(place) && e.born == born);
-            match read {
-                Ok(snapshot) => {
-                    if let Some(held) = held.filter(|_| same) {
-                        shelf.hold(key, held);
-                    }
-                    return Ok(snapshot);
-                }
-                // It moved, or was evicted and written over, while it was being read.
-                Err(_) if !same => {}
-                Err(refusal) => {
-                    // A file that is there and cannot be opened now may open later.
-                    if !matches!(refusal, Refusal::Damaged(Damage::Unreadable { .. })) || !path.exists() {
-                        shelf.drop_entry(key);
-                    }
-                    return Err(refusal);
-                }
-            }
-        }
-        Err(Refusal::Evicted)
-    }
-
-    fn read(
-        &self,
-        key: &SnapshotKey,
-        fingerprint: &Fingerprint,
-        path: &Path,
-        place: &Place,
-        bytes: u64,
-    ) -> Result<Snapshot, Refusal> {
-        let mut buffer = self.buffer();
-        let decoded = match slabs::read_record(path, place, bytes, &mut buffer) {
-            Ok(()) => Snapshot::form_of(&buffer).and_then(|form| {
-                let wanted = self.options.form;
-                if form != wanted && form != Form::F32 {
-                    return Err(Refusal::OtherForm { stored: form, wanted });
-                }
-                Snapshot::decode(&buffer, fingerprint, key)
-            }),
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-                let found_bytes = path.metadata().map_or(0, |m| m.len());
-                Err(Damage::Length { expected_bytes: place.offset() + ENVELOPE_BYTES as u64 + bytes, found_bytes }.into())
-            }
-            Err(e) => Err(Damage::Unreadable { path: path.display().to_string(), reason: e.to_string() }.into()),
-        };
-        self.give_back(buffer);
-        match decoded {
-            // Another process, which has the store, gave its slot away; or power was lost before the catalogue knew.
-            Err(Refusal::OtherText { .. }) => Err(Refusal::Evicted),
-            decoded => decoded,
-        }
-    }
-
-    /// Keeps a state. What is kept already stays; others go to hold the budget. `cost_ms` is what a later use saves.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`], [`StoreError::TooLarge`], [`StoreError::AllPinned`], [`StoreError::ReadOnly`]. The store is as
-    /// sound after them as before.
-    pub fn put(
-        &self,
-        key: &SnapshotKey,
-        fingerprint: &Fingerprint,
-        tokens: u64,
-        data: &[f32],
-        cost_ms: f32,
-    ) -> Result<(), StoreError> {
-        let Some(folder) = &self.folder else { return self.put_in_memory(key, fingerprint, tokens, data, cost_ms) };
-        if self.options.read_only {
-            return Err(StoreError::ReadOnly { folder: folder.clone() });
-        }
-        {
-            let mut shelf = self.shelf();
-            if shelf.ledger.get(key).is_some() {
-                shelf.ledger.touch(key);
-                return Ok(());
-            }
-            // Another thread's bytes are the same: a state is a function of its key.
-            if !shelf.writing.insert(*key) {
-                return Ok(());
-            }
-        }
-        let mut buffer = self.buffer();
-        buffer.clear();
-        buffer.resize(ENVELOPE_BYTES, 0);
-        Snapshot::encode_into(&mut buffer, tokens, data, fingerprint, key, self.options.form);
-        let entry = Entry {
-            fingerprint: *fingerprint,
-            tokens,
-            cost_ms,
-            bytes: (buffer.len() - ENVELOPE_BYTES) as u64,
-            place: None,
-            pinned: false,
-            priority: 0.0,
-            seq: 0,
-            born: 0,
-            held: None,
-        };
-        let done = self.write(key, entry, &mut buffer, data);
-        self.give_back(buffer);
-        self.shelf().writing.remove(key);
-        done
-    }
-
-    fn write(&self, key: &SnapshotKey, mut entry: Entry, buffer: &mut [u8], data: &[f32]) -> Result<(), StoreError> {
-        let (place, path) = {
-            let mut shelf = self.shelf();
-            shelf.begin_change()?;
-            let place = shelf.room(entry.bytes)?;
-            (entry.priority, entry.seq) = shelf.ledger.stamp(entry.cost_ms, entry.bytes);
-            (place, shelf.path(&place))
-        };
-        (entry.born, entry.place) = (entry.seq, Some(place));
-        let envelope = Envelope {
-            pinned: false,
-            record_bytes: entry.bytes,
-            cost_ms: entry.cost_ms,
-            priority: entry.priority,
-            seq: entry.seq,
-        };
-        if let Some((head, record)) = buffer.split_first_chunk_mut::<ENVELOPE_BYTES>() {
-            *head = envelope.encode(record);
-        }
-        let exact = self.options.form == Form::F32 && 4 * data.len() as u64 <= self.options.memory_bytes;
-        entry.held = exact.then(|| Arc::new(data.to_vec()));
-        let written = slabs::write_slot(&path, &place, buffer, self.options.durable);
-        let mut shelf = self.shelf();
-        // A flush may have sealed the catalogue in the meantime.
-        let written = written.map_err(|e| StoreError::io("write", &path, e)).and_then(|()| shelf.begin_change());
-        if let Err(e) = written {
-            shelf.abandon(&place);
-            return Err(e);
-        }
-        shelf.publish(*key, entry, path);
-        Ok(())
-    }
-
-    fn put_in_memory(
-        &self,
-        key: &SnapshotKey,
-        fingerprint: &Fingerprint,
-        tokens: u64,
-        data: &[f32],
-        cost_ms: f32,
-    ) -> Result<(), StoreError> {
-        let bytes = 4 * data.len() as u64 + MEMORY_OVERHEAD_BYTES;
-        let held = Some(Arc::new(data.to_vec()));
-        let mut shelf = self.shelf();
-        if shelf.ledger.touch(key).is_some() {
-            return Ok(());
-        }
-        shelf.room_in_memory(bytes)?;
-        let (priority, seq) = shelf.ledger.stamp(cost_ms, bytes);
-        let (fingerprint, pinned, place, born) = (*fingerprint, false, None, seq);
-        shelf.ledger.insert(*key, Entry { fingerprint, tokens, cost_ms, bytes, place, pinned, priority, seq, born, held });
-        shelf.counts.puts += 1;
-        Ok(())
     }
 
     /// Whether a state just read is worth keeping: at the first reading while the store is under half full, at the second use
@@ -419,6 +208,7 @@ impl Store {
             memory_bytes: shelf.ledger.held_bytes(),
             hits: shelf.counts.hits,
             prefix_hits: shelf.counts.prefix_hits,
+            near_hits: shelf.counts.near_hits,
             misses: shelf.counts.misses.clone(),
             puts: shelf.counts.puts,
             evictions: shelf.counts.evictions,

@@ -5,13 +5,16 @@
 //! optimiser's, as trainers save them.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use candle_core::pickle::PthTensors;
-use candle_core::safetensors::BufferedSafetensors;
 use half::{bf16, f16};
+use palimpsest_kernels::Mapped;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -21,8 +24,27 @@ use crate::files::ReaderFiles;
 const SCALE: &str = "_scale";
 
 enum Tensors {
-    Safetensors(BufferedSafetensors),
+    Safetensors(MappedTensors),
     Pickle(PthTensors),
+}
+
+/// Mapped where the file lies in a folder, else in memory.
+type Bytes = Box<dyn Deref<Target = [u8]> + Send + Sync>;
+
+/// A safetensors file, mapped: a tensor's bytes are read when it is asked for.
+struct MappedTensors {
+    bytes: Bytes,
+    metadata: Metadata,
+    /// Where the tensors begin.
+    begin: usize,
+}
+
+impl MappedTensors {
+    fn get(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+        let info = self.metadata.info(name)?;
+        let (from, to) = info.data_offsets;
+        Some((info, self.bytes.get(self.begin + from..self.begin + to)?))
+    }
 }
 
 /// Weights on disk, opened; tensors are converted when asked for.
@@ -70,8 +92,8 @@ impl WeightFiles {
         let (file, tensors) = &self.files[*self.place.get(name)?];
         let (shape, stored) = match tensors {
             Tensors::Safetensors(t) => {
-                let view = t.get(name).ok()?;
-                (view.shape().to_vec(), format!("{:?}", view.dtype()))
+                let (info, _) = t.get(name)?;
+                (info.shape.clone(), format!("{:?}", info.dtype))
             }
             Tensors::Pickle(t) => {
                 let info = t.tensor_infos().get(name)?;
@@ -89,13 +111,12 @@ impl WeightFiles {
         let (file, tensors) = &self.files[place];
         let values = match tensors {
             Tensors::Safetensors(t) => {
-                let view = t.get(name).map_err(|e| Error::reader(file, format!("tensor {name}: {e}")))?;
-                let data = view.data();
-                match format!("{:?}", view.dtype()).as_str() {
+                let (info, data) = t.get(name).ok_or_else(|| Error::reader(file, format!("tensor {name} is cut short")))?;
+                match format!("{:?}", info.dtype).as_str() {
                     "F32" => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
                     "F16" => data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
                     "BF16" => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-                    "I8" => self.scaled(file, name, view.shape(), data)?,
+                    "I8" => self.scaled(file, name, &info.shape, data)?,
                     other => {
                         return Err(Error::reader(
                             file,
@@ -140,7 +161,7 @@ impl WeightFiles {
 impl Tensors {
     fn names(&self) -> Vec<String> {
         match self {
-            Tensors::Safetensors(t) => t.tensors().into_iter().map(|(name, _)| name).collect(),
+            Tensors::Safetensors(t) => t.metadata.tensors().into_keys().collect(),
             Tensors::Pickle(t) => t.tensor_infos().keys().cloned().collect(),
         }
     }
@@ -152,11 +173,14 @@ fn damaged(path: &Path) -> Error {
 
 fn safetensors(from: &ReaderFiles, file: &str) -> Result<Tensors> {
     let path = from.path(file);
-    let bytes = from.read(file).map_err(|e| Error::reader(&path, format!("cannot be read: {e}")))?;
-    let tensors = BufferedSafetensors::new(bytes).map_err(|e| {
+    let cannot = |e| Error::reader(&path, format!("cannot be read: {e}"));
+    let bytes: Bytes =
+        if from.is_folder() { Box::new(Mapped::open(&path).map_err(cannot)?) } else { Box::new(from.read(file).map_err(cannot)?) };
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
         Error::reader(&path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again"))
     })?;
-    Ok(Tensors::Safetensors(tensors))
+    // The file begins with the header's length, a u64.
+    Ok(Tensors::Safetensors(MappedTensors { bytes, metadata, begin: size_of::<u64>() + header }))
 }
 
 fn pickle(path: &Path) -> Result<Tensors> {

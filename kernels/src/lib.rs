@@ -14,6 +14,7 @@
 mod cpu;
 mod gdn2;
 mod isa;
+mod mapped;
 mod matrix;
 mod parallel;
 mod product;
@@ -22,6 +23,7 @@ mod shape;
 
 pub use gdn2::Gdn2Shape;
 pub use isa::{Isa, KernelError};
+pub use mapped::Mapped;
 pub use matrix::{Dtype, Matrix, quantise};
 pub use rows::OutputGate;
 pub use shape::ShapeError;

@@ -147,6 +147,27 @@ pub(crate) struct WhereArg {
     /// Look only at documents of which this holds: `year >= 2020 and not (kind = draft or kind = "short story")`
     #[arg(long = "where", value_name = "FILTER")]
     pub(crate) filter: Option<Filter>,
+    /// How states are kept: f32 exactly; f16 and int8 in less room, restored near what they were
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) state_form: StateForm,
+}
+
+/// How states are kept.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum StateForm {
+    F32,
+    F16,
+    Int8,
+}
+
+impl From<StateForm> for palimpsest_engine::snapshot::Form {
+    fn from(form: StateForm) -> Self {
+        match form {
+            StateForm::F32 => Self::F32,
+            StateForm::F16 => Self::F16,
+            StateForm::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// How passages are read.
@@ -216,7 +237,7 @@ pub(crate) struct Context {
 
 #[derive(Subcommand)]
 pub(crate) enum ContextVerb {
-    /// Read a text of any length into a new context, or go on reading one that was cut short
+    /// Read a text of any length; of one that was read before, what is still to be read, or what changed
     Read {
         /// Name of the context
         name: String,

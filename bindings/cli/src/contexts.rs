@@ -18,7 +18,9 @@ pub(crate) fn context(args: &args::Context, out: Output) -> Result<()> {
             let mut context = engine.context(name)?;
             let answer = context.ask(question)?;
             let mut value = serde_json::to_value(&answer).map_err(|e| Error::Input(e.to_string()))?;
-            value["notices"] = json!(context.status().notices);
+            let mut notices = engine.notices();
+            notices.extend(context.status().notices);
+            value["notices"] = json!(notices);
             out.object(value, || match (&answer.answer, answer.start, answer.end) {
                 (Some(text), Some(start), Some(end)) => println!("{text}   [{start}..{end}]"),
                 _ => println!("no answer in this text"),
@@ -42,8 +44,9 @@ pub(crate) fn context(args: &args::Context, out: Output) -> Result<()> {
         }
         ContextVerb::Import { name, file } => {
             let mut blob = File::open(file).map_err(|e| io(file, e))?;
-            let context = Context::import(&engine.reader()?, &engine.context_folder(name)?, &mut blob)?;
-            report(name, &context.status(), out)
+            let context = engine.import_context(name, &mut blob)?;
+            // On another machine or with another reader the state is rebuilt from the ids.
+            read_on(name, &mut { context }, out)
         }
         ContextVerb::List => list(&engine, out),
         ContextVerb::Drop { name } => {
@@ -54,22 +57,33 @@ pub(crate) fn context(args: &args::Context, out: Output) -> Result<()> {
 }
 
 fn read(engine: &Engine, name: &str, file: Option<&Path>, title: Option<&str>, out: Output) -> Result<()> {
-    let folder = engine.context_folder(name)?;
     let mut context = match file {
         Some(file) => {
             let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-            let source = File::open(file).map_err(|e| io(file, e))?;
-            Context::begin(&engine.reader()?, &folder, title.unwrap_or(&stem), source)?
+            engine.context_of(name, title.unwrap_or(&stem), file)?
         }
         None => engine.context(name)?,
     };
+    read_on(name, &mut context, out)
+}
+
+/// Reads what is still to be read, and says how much that was.
+fn read_on(name: &str, context: &mut Context<'_>, out: Output) -> Result<()> {
+    let restored = context.status().tokens;
     let bar = show::progress_bar();
     context.advance(&Cancel::new(), &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    report(name, &context.status(), out)
+    let status = context.status();
+    let mut value = shape(name, &status);
+    value["tokens_restored"] = json!(restored);
+    value["tokens_read"] = json!(status.tokens - restored);
+    out.object(value, || {
+        status.notices.iter().for_each(|n| eprintln!("notice: {n}"));
+        println!("{}; {} tokens read, {restored} restored", line(name, &status), status.tokens - restored);
+    })
 }
 
 fn shape(name: &str, status: &ContextStatus) -> Value {
@@ -81,8 +95,8 @@ fn shape(name: &str, status: &ContextStatus) -> Value {
 fn line(name: &str, s: &ContextStatus) -> String {
     let left = if s.tokens_left > 0 { format!(" ({} still to be read)", s.tokens_left) } else { String::new() };
     format!(
-        "{name}: {} tokens{left}, {} turns; state {} bytes, log {} bytes, text {} bytes",
-        s.tokens, s.turns, s.state_bytes, s.log_bytes, s.text_bytes
+        "{name}: {} tokens{left}, {} turns; state {} bytes, log {} bytes, index {} bytes, text {} bytes",
+        s.tokens, s.turns, s.state_bytes, s.log_bytes, s.index_bytes, s.text_bytes
     )
 }
 
@@ -95,10 +109,17 @@ fn report(name: &str, status: &ContextStatus, out: Output) -> Result<()> {
 
 fn list(engine: &Engine, out: Output) -> Result<()> {
     let mut all = Vec::new();
+    let mut notices = engine.notices();
     for name in engine.contexts()? {
-        let status = engine.context(&name)?.status();
-        all.push((name, status));
+        match engine.context(&name) {
+            Ok(context) => all.push((name, context.status())),
+            Err(e @ Error::Context { .. }) => notices.push(e.to_string()),
+            Err(e) => return Err(e),
+        }
     }
     let shapes: Vec<Value> = all.iter().map(|(name, status)| shape(name, status)).collect();
-    out.object(json!({ "contexts": shapes }), || all.iter().for_each(|(name, status)| println!("{}", line(name, status))))
+    out.object(json!({ "contexts": shapes, "notices": notices }), || {
+        notices.iter().for_each(|n| eprintln!("notice: {n}"));
+        all.iter().for_each(|(name, status)| println!("{}", line(name, status)));
+    })
 }

@@ -42,11 +42,10 @@ pub(crate) fn store_folder(named: Option<&PathBuf>, paths: &[PathBuf]) -> Result
 }
 
 pub(crate) fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Engine> {
-    open_in(store, reader, None)
+    Engine::open(options(store, reader)?)
 }
 
-/// As [`open`]; a new store is made in `language`.
-fn open_in(store: PathBuf, reader: Option<&args::ReaderArgs>, language: Option<&String>) -> Result<Engine> {
+fn options(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Options> {
     let mut options = Options::new(store);
     options.language = language.cloned();
     if let Some(reader) = reader {
@@ -54,7 +53,7 @@ fn open_in(store: PathBuf, reader: Option<&args::ReaderArgs>, language: Option<&
         options.threads = reader.threads;
         options.dtype = reader.dtype.map(Into::into);
     }
-    Engine::open(options)
+    options
 }
 
 fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
@@ -86,7 +85,9 @@ pub(crate) fn ingest(args: &args::Ingest, out: Output) -> Result<()> {
 pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
     let clock = Instant::now();
     let store = store_folder(args.store.store.as_ref(), &args.paths)?;
-    let engine = open_in(store.clone(), Some(&args.reader), args.documents.language.as_ref())?;
+    let options = options(store.clone(), Some(&args.reader))?;
+    let (language, state_form) = (args.documents.language.clone(), args.state_form.into());
+    let engine = Engine::open(Options { language, state_form, ..options })?;
     let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths, &args.documents)?) };
     engine.reader()?;
     let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
@@ -136,7 +137,7 @@ pub(crate) fn verify(args: &args::Verify, out: Output) -> Result<ExitCode> {
     value["notices"] = json!(engine.notices());
     out.object(value, || {
         engine.notices().iter().for_each(|n| eprintln!("notice: {n}"));
-        found.index.iter().chain(&found.snapshots.damaged).for_each(|d| println!("damaged: {d}"));
+        found.index.iter().chain(&found.snapshots.damaged).chain(&found.contexts).for_each(|d| println!("damaged: {d}"));
         let (entries, bytes) = (found.snapshots.entries, found.snapshots.bytes);
         println!("{entries} snapshots, {bytes} bytes; {}", if found.is_whole() { "all is whole" } else { "not all is whole" });
     })?;

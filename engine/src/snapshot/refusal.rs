@@ -119,6 +119,10 @@ impl From<&'static str> for Damage {
     }
 }
 
+/// How far logits may lie from the exact ones after [`Restore::Near`]: |a - b| over |b|. That is what int8 products stay within
+/// on a trained reader (kernels/README.md); f32 on another instruction set stays within 1e-4.
+pub const NEAR_TOLERANCE: f32 = 3e-2;
+
 /// What a lookup gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Restore {
@@ -129,6 +133,12 @@ pub enum Restore {
     },
     /// The exact state after the first of them: the rest is to be read.
     Prefix {
+        /// Tokens restored.
+        tokens: u64,
+    },
+    /// A state near the one after the first of them, where the caller asked for such: kept in a rounded form, or computed by
+    /// other arithmetic. What is read on from it is near, too: logits within [`NEAR_TOLERANCE`].
+    Near {
         /// Tokens restored.
         tokens: u64,
     },

@@ -237,12 +237,12 @@ impl Ledger {
         [root, [0; 4]].iter().filter_map(|r| self.lengths.get(r)).flat_map(|l| l.keys().copied()).collect()
     }
 
-    /// What other readers kept of the same text.
-    pub(super) fn same_text(&self, key: &SnapshotKey) -> impl Iterator<Item = &Entry> {
+    /// What any reader kept of the same text.
+    pub(super) fn of_text(&self, key: &SnapshotKey) -> impl Iterator<Item = (&SnapshotKey, &Entry)> {
         let text = key.text();
         let mut first = [0; 32];
         first[..16].copy_from_slice(&text);
-        self.entries.range(SnapshotKey(first)..).take_while(move |(k, _)| k.text() == text).map(|(_, e)| e)
+        self.entries.range(SnapshotKey(first)..).take_while(move |(k, _)| k.text() == text)
     }
 
     pub(super) fn ghost(&self, key: &SnapshotKey) -> Option<Ghost> {

@@ -178,6 +178,8 @@ pub struct StoreStats {
     pub hits: u64,
     /// Lookups that gave the state of a prefix.
     pub prefix_hits: u64,
+    /// Lookups that gave a state near the one asked for, where the store was opened so.
+    pub near_hits: u64,
     /// Lookups that gave nothing.
     pub misses: Misses,
     /// Snapshots put.

@@ -21,6 +21,7 @@ const CATALOGUE_PART: u64 = 25;
 pub(super) struct Counts {
     pub(super) hits: u64,
     pub(super) prefix_hits: u64,
+    pub(super) near_hits: u64,
     pub(super) misses: Misses,
     pub(super) puts: u64,
     pub(super) evictions: u64,
@@ -94,7 +95,7 @@ impl Shelf {
         if self.ledger.ghost(key) == Some(Ghost::Evicted) {
             return Refusal::Evicted;
         }
-        self.ledger.same_text(key).find_map(|e| fingerprint.refuses(&e.fingerprint)).unwrap_or(Refusal::NeverSeen)
+        self.ledger.of_text(key).find_map(|(_, e)| fingerprint.refuses(&e.fingerprint)).unwrap_or(Refusal::NeverSeen)
     }
 
     /// A slot to write `record_bytes` into, others evicted for it where need be.
