@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use palimpsest::context::STRIDE_TOKENS;
+use palimpsest::store::Store;
 use palimpsest::{Cancel, Context, Error, Reader, ReaderOptions};
 use safetensors::Dtype;
 use tiny::{Noise, Tiny, write_word_tokenizer};
@@ -151,4 +152,122 @@ fn a_state_that_is_not_the_texts_is_refused_and_read_again() {
     let context = Context::open(&other, &path).expect("opens");
     assert_eq!(context.status().tokens, 0, "a state of other weights is not taken");
     assert!(!context.status().notices.is_empty());
+}
+
+/// Sections of some 600 tokens with a blank line between.
+fn chapters(count: usize, edited: Option<usize>) -> String {
+    let chapter = |n: usize| {
+        let mut noise = Noise(100 + n as u64 + if edited == Some(n) { 1000 } else { 0 });
+        (0..320).map(|_| WORDS[noise.below(WORDS.len())]).collect::<Vec<_>>().join(" ")
+    };
+    (0..count).map(chapter).collect::<Vec<_>>().join("\n\n")
+}
+
+#[test]
+fn an_edited_text_is_read_again_from_its_first_changed_section_only() {
+    let folder = tempfile::tempdir().expect("folder");
+    let reader = reader(&folder.path().join("reader"), 7);
+    let store = Store::in_memory(64 << 20);
+    let (path, file) = (folder.path().join("c"), folder.path().join("book.txt"));
+    let of_file = |path: &Path| {
+        let context = Context::of_file(&reader, path, "Book", &file).expect("the file's context");
+        context.beside(&store).expect("restored")
+    };
+    let read = |mut context: Context<'_>| {
+        context.advance(&Cancel::new(), &mut |_, _| {}).expect("read");
+        context.state().clone()
+    };
+    std::fs::write(&file, chapters(12, None)).expect("written");
+    let all = read(of_file(&path)).tokens();
+    let again = of_file(&path);
+    assert_eq!((again.status().tokens, again.status().tokens_left), (all, 0), "the same text is known by its content");
+    drop(again);
+    let elsewhere = of_file(&folder.path().join("d"));
+    assert_eq!(elsewhere.status().tokens, all, "also under another name: its end is in the store");
+    for (edited, first) in [(8, 8 * 638), (1, 638), (0, 0)] {
+        std::fs::write(&file, chapters(12, Some(edited))).expect("written");
+        let context = of_file(&path);
+        let had = context.status().tokens;
+        assert!((first..first + 638).contains(&had), "{had} tokens kept of a text that differs from token {first} on");
+        let (new, text) = (folder.path().join(format!("new-{edited}")), chapters(12, Some(edited)));
+        let mut fresh = Context::begin(&reader, &new, "Book", text.as_bytes()).expect("begun");
+        fresh.advance(&Cancel::new(), &mut |_, _| {}).expect("read");
+        assert_eq!(read(context), *fresh.state(), "the same bits as a reading from nothing");
+    }
+    // More text at the end: what was there is not read again.
+    std::fs::write(&file, format!("{}\n\nAnd more.", chapters(12, Some(0)))).expect("written");
+    assert_eq!(of_file(&path).status().tokens, all);
+}
+
+#[test]
+fn questions_keep_an_old_text_from_being_replaced() {
+    let folder = tempfile::tempdir().expect("folder");
+    let reader = reader(&folder.path().join("reader"), 7);
+    let (path, file) = (folder.path().join("c"), folder.path().join("book.txt"));
+    std::fs::write(&file, text(50)).expect("written");
+    let mut context = Context::of_file(&reader, &path, "Book", &file).expect("begun");
+    context.advance(&Cancel::new(), &mut |_, _| {}).expect("read");
+    context.ask("Which gate?").expect("asked");
+    drop(context);
+    std::fs::write(&file, text(60)).expect("written");
+    assert!(matches!(Context::of_file(&reader, &path, "Book", &file), Err(Error::Input(_))));
+    let mut context = Context::open(&reader, &path).expect("nothing was lost");
+    assert_eq!(context.turns().len(), 1);
+    context.undo(1).expect("taken back");
+    drop(context);
+    assert!(Context::of_file(&reader, &path, "Book", &file).expect("renewed").status().tokens_left > 0);
+}
+
+#[test]
+fn a_second_one_looks_and_does_not_touch() {
+    let folder = tempfile::tempdir().expect("folder");
+    let reader = reader(&folder.path().join("reader"), 7);
+    let path = folder.path().join("c");
+    let mut first = whole(&reader, &path, &text(50));
+    let mut second = Context::open(&reader, &path).expect("looked at");
+    assert_eq!(second.state(), first.state());
+    for refused in [second.ask("Which gate?").err(), second.renew("", "x".as_bytes()).err()] {
+        assert!(matches!(&refused, Some(Error::Context { reason, .. }) if reason.contains("in use")), "{refused:?}");
+    }
+    assert_eq!(second.fork(&folder.path().join("copy")).expect("copied").state(), first.state());
+    first.ask("Which gate?").expect("asked");
+    drop((first, second));
+    assert_eq!(Context::open(&reader, &path).expect("free").turns().len(), 1);
+}
+
+#[test]
+fn a_flipped_byte_of_a_context_changes_no_answer_silently() {
+    let folder = tempfile::tempdir().expect("folder");
+    let reader = reader(&folder.path().join("reader"), 7);
+    let path = folder.path().join("c");
+    let mut context = whole(&reader, &path, &text(200));
+    context.ask("And the decay?").expect("asked");
+    let fork = |to: &Path| drop(context.fork(to).expect("forked"));
+    let right = {
+        fork(&folder.path().join("right"));
+        Context::open(&reader, &folder.path().join("right")).expect("opened").ask("Which gate?").expect("asked")
+    };
+    let mut noise = Noise(5);
+    let mut told = 0;
+    for round in 0..120 {
+        let name = ["text", "log", "spans", "seal.json", "turns.json", "state"][round % 6];
+        let at = folder.path().join(format!("f{round}"));
+        fork(&at);
+        let mut bytes = std::fs::read(at.join(name)).expect("read");
+        let byte = noise.below(bytes.len());
+        bytes[byte] ^= 1 << noise.below(8);
+        std::fs::write(at.join(name), bytes).expect("flipped");
+        let ask = || {
+            let mut context = Context::open(&reader, &at)?;
+            context.advance(&Cancel::new(), &mut |_, _| {})?;
+            let answer = context.ask("Which gate?")?;
+            Ok::<_, Error>((answer, context.status().notices.len()))
+        };
+        match ask() {
+            Ok((answer, 0)) => assert_eq!(answer.answer, right.answer, "byte {byte} of {name}"),
+            Ok(_) | Err(Error::Context { .. }) => told += 1,
+            Err(other) => panic!("byte {byte} of {name}: {other}"),
+        }
+    }
+    assert!(told >= 80, "flips were seen: {told} of 120");
 }

@@ -1,5 +1,6 @@
 //! Passages -> states: the longest cached prefix from the store, the rest through the kernels.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -190,6 +191,8 @@ pub struct ReadPassage {
     pub state: State,
     /// What the store had of it.
     pub restore: Restore,
+    /// Tokens at its beginning that were read once for it and for others that begin alike.
+    pub shared_tokens: u64,
 }
 
 impl ReadPassage {
@@ -205,7 +208,7 @@ impl ReadPassage {
     /// Tokens that run through the reader.
     #[must_use]
     pub fn tokens_read(&self) -> u64 {
-        self.tokens.ids.len() as u64 - self.tokens_restored()
+        self.tokens.ids.len() as u64 - self.tokens_restored() - self.shared_tokens
     }
 }
 
@@ -224,7 +227,7 @@ pub fn read_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens
 pub fn restore_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens>) -> Vec<ReadPassage> {
     let restored = passages.into_iter().map(|tokens| {
         let (state, restore) = restore(reader, store, &tokens.ids);
-        ReadPassage { tokens, state, restore }
+        ReadPassage { tokens, state, restore, shared_tokens: 0 }
     });
     restored.collect()
 }
@@ -258,18 +261,53 @@ pub fn read_missing(
 
 fn read_together(reader: &Reader, store: &Store, passages: &mut [ReadPassage], pace: &mut Pace<'_>) -> Result<()> {
     let started = Instant::now();
+    let beginnings = read_beginnings(reader, passages, pace)?;
     let mut missing = Vec::new();
     for passage in passages.iter_mut() {
-        let restored = passage.tokens_restored() as usize;
-        missing.push(Sequence { ids: &passage.tokens.ids[restored..], state: &mut passage.state });
+        let read = passage.state.tokens() as usize;
+        missing.push(Sequence { ids: &passage.tokens.ids[read..], state: &mut passage.state });
     }
     reader.forward_at(&mut missing, Want::Nothing, pace, &mut |_, _, _| {})?;
     let tokens: u64 = passages.iter().map(ReadPassage::tokens_read).sum();
     let cost_ms_per_token = started.elapsed().as_secs_f32() * 1e3 / tokens.max(1) as f32;
-    for passage in passages.iter().filter(|p| p.tokens_read() > 0) {
-        keep(reader, store, passage, cost_ms_per_token);
+    for (ids, state) in &beginnings {
+        keep(reader, store, ids, state, cost_ms_per_token);
+    }
+    // What was read on from a state that is only near is not the state that its key names.
+    let exact = |p: &&ReadPassage| p.tokens_read() > 0 && !matches!(p.restore, Restore::Near { .. });
+    for passage in passages.iter().filter(exact) {
+        keep(reader, store, &passage.tokens.ids, &passage.state, cost_ms_per_token);
     }
     Ok(())
+}
+
+/// Of passages that begin alike for whole segments (a long heading, a shared prompt) and of which nothing is there yet, reads that
+/// beginning once, for all of them. Returns ids and state of each beginning.
+fn read_beginnings(reader: &Reader, passages: &mut [ReadPassage], pace: &mut Pace<'_>) -> Result<Vec<(Vec<u32>, State)>> {
+    let mut alike: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
+    for (i, passage) in passages.iter().enumerate().filter(|(_, p)| p.state.tokens() == 0) {
+        if let Some(first) = passage.tokens.ids.get(..SEGMENT) {
+            alike.entry(first.to_vec()).or_default().push(i);
+        }
+    }
+    alike.retain(|_, group| group.len() > 1);
+    let mut beginnings = Vec::new();
+    for group in alike.values() {
+        let first = &passages[group[0]].tokens.ids;
+        let common = |i: &usize| first.iter().zip(&passages[*i].tokens.ids).take_while(|(a, b)| a == b).count();
+        let tokens = group.iter().map(common).min().unwrap_or(0) / SEGMENT * SEGMENT;
+        beginnings.push((first[..tokens].to_vec(), State::empty(reader.config())));
+    }
+    let mut batch: Vec<_> = beginnings.iter_mut().map(|(ids, state)| Sequence { ids, state }).collect();
+    reader.forward_at(&mut batch, Want::Nothing, pace, &mut |_, _, _| {})?;
+    for (group, (ids, state)) in alike.values().zip(&beginnings) {
+        for (at, i) in group.iter().enumerate() {
+            passages[*i].state = state.clone();
+            // The first of them counts as having read it.
+            passages[*i].shared_tokens = if at == 0 { 0 } else { ids.len() as u64 };
+        }
+    }
+    Ok(beginnings)
 }
 
 fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {
@@ -287,14 +325,14 @@ fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {
     }
 }
 
-/// Puts a passage's state into the store. Failure is the store's to count: it is a cache.
-fn keep(reader: &Reader, store: &Store, passage: &ReadPassage, cost_ms_per_token: f32) {
+/// Puts the state after `ids` into the store. Failure is the store's to count: it is a cache.
+fn keep(reader: &Reader, store: &Store, ids: &[u32], state: &State, cost_ms_per_token: f32) {
     let mut chain = Chain::new(reader.fingerprint());
-    chain.extend(&passage.tokens.ids);
+    chain.extend(ids);
     let key = chain.key();
     if store.admits(&key) {
-        let cost_ms = cost_ms_per_token * passage.tokens.ids.len() as f32;
-        let _ = store.put(&key, reader.fingerprint(), passage.state.tokens(), passage.state.data(), cost_ms);
+        let cost_ms = cost_ms_per_token * ids.len() as f32;
+        let _ = store.put(&key, reader.fingerprint(), state.tokens(), state.data(), cost_ms);
     }
 }
 

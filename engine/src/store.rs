@@ -26,6 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::snapshot::{Form, Refusal, SnapshotKey};
 use ledger::Ghost;
+pub use lookup::HashIds;
 pub use report::{Misses, StoreError, StoreEvent, StoreStats, VerifyReport};
 use shelf::Shelf;
 

@@ -3,9 +3,8 @@
 //! Keys do not say whose prefix they are, so each length in question costs a key and a look into the book, both in memory. The
 //! lengths in question are few: those of what begins with the same 64 ids. Of all that, one snapshot is read from disk.
 
-use std::ops::Range;
-
 use super::Store;
+use super::lookup::HashIds;
 use crate::snapshot::{Chain, Fingerprint, Form, Refusal, Restore, Snapshot, SnapshotKey};
 
 impl Store {
@@ -13,7 +12,7 @@ impl Store {
         &self,
         fingerprint: &Fingerprint,
         tokens: u64,
-        hash: &mut dyn FnMut(&mut Chain, Range<u64>) -> Result<(), E>,
+        hash: &mut HashIds<'_, E>,
     ) -> Result<(Option<Snapshot>, Restore), E> {
         let mut chain = Chain::new(fingerprint);
         let root = tokens.min(Chain::ROOT_TOKENS as u64);

@@ -233,10 +233,10 @@ fn with_sled<T>(folder: &Path, work: impl FnOnce(&sled::Db) -> sled::Result<T>) 
     }
 }
 
-/// Opens sled, waiting up to a second for its file's lock. The store's own lock is held here, so nobody else uses the catalogue:
+/// Opens sled, waiting up to ten seconds for its file's lock. The store's own lock is held here, so nobody else uses the catalogue:
 /// only a child process that is just being started can hold a copy of the lock of the last opening, for a moment.
 fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
-    let mut tries = 50;
+    let mut tries = 500;
     loop {
         match config.open() {
             Err(sled::Error::Io(e)) if tries > 0 && e.to_string().contains("could not acquire lock") => {

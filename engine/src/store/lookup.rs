@@ -13,6 +13,9 @@ use crate::snapshot::{Chain, Damage, Fingerprint, Form, Refusal, Restore, Snapsh
 /// How often a reader looks again for a snapshot that moved while it was being read.
 const LOOKS: usize = 4;
 
+/// Appends the ids of a range to a chain, or fails.
+pub type HashIds<'a, E> = dyn FnMut(&mut Chain, Range<u64>) -> Result<(), E> + 'a;
+
 impl Store {
     /// The state that `key` names, exactly, or why not.
     ///
@@ -49,7 +52,7 @@ impl Store {
         &self,
         fingerprint: &Fingerprint,
         tokens: u64,
-        hash: &mut dyn FnMut(&mut Chain, Range<u64>) -> Result<(), E>,
+        hash: &mut HashIds<'_, E>,
     ) -> Result<(Option<Snapshot>, Restore), E> {
         let (snapshot, restore) = self.find_longest(fingerprint, tokens, hash)?;
         let counts = &mut self.shelf().counts;
