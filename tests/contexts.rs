@@ -167,13 +167,13 @@ fn chapters(count: usize, edited: Option<usize>) -> String {
 fn an_edited_text_is_read_again_from_its_first_changed_section_only() {
     let folder = tempfile::tempdir().expect("folder");
     let reader = reader(&folder.path().join("reader"), 7);
-    let store = Store::in_memory(64 << 20);
+    let store = Arc::new(Store::in_memory(64 << 20));
     let (path, file) = (folder.path().join("c"), folder.path().join("book.txt"));
     let of_file = |path: &Path| {
         let context = Context::of_file(&reader, path, "Book", &file).expect("the file's context");
         context.beside(&store).expect("restored")
     };
-    let read = |mut context: Context<'_>| {
+    let read = |mut context: Context| {
         context.advance(&Cancel::new(), &mut |_, _| {}).expect("read");
         context.state().clone()
     };

@@ -145,8 +145,16 @@ pub trait Spans: Sync {
     /// Where `id` stands, ascending.
     fn occurrences(&self, id: u32, into: &mut Vec<u32>);
 
+    /// Tokens of the text, those where no answer may go with them.
+    fn tokens(&self) -> usize;
+
     /// The id at `position`; `None` where no answer may go.
     fn at(&self, position: u32) -> Option<u32>;
+
+    /// The ids at these positions; `None` where an answer may not go.
+    fn span(&self, range: Range<usize>) -> Option<Vec<u32>> {
+        range.map(|at| u32::try_from(at).ok().and_then(|at| self.at(at))).collect()
+    }
 }
 
 /// The tokens that an answer may be a span of, with an index of where each id stands: a decoded token costs the distinct ids
@@ -200,22 +208,8 @@ impl Spans for SpanText {
         }
     }
 
-    /// Tokens of the text.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    fn tokens(&self) -> usize {
         self.ids.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// The ids at these positions; `None` where an answer may not go.
-    #[must_use]
-    pub fn span(&self, range: Range<usize>) -> Option<&[u32]> {
-        self.ids.get(range).filter(|ids| !ids.contains(&FORBIDDEN))
     }
 
     fn at(&self, position: u32) -> Option<u32> {

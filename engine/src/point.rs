@@ -22,8 +22,8 @@ pub fn point_spans(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>
     let (Some(start), Some(end)) = (reader.prompt().start(), reader.prompt().end()) else {
         return Err(Error::Input("this reader was not taught to point: its reader.json names no `start`".into()));
     };
-    let skip: Vec<usize> = asked.iter().map(|a| a.ids.len().saturating_sub(a.text.len())).collect();
-    let mut places: Vec<Vec<[f32; 2]>> = asked.iter().map(|a| Vec::with_capacity(a.text.len())).collect();
+    let skip: Vec<usize> = asked.iter().map(|a| a.ids.len().saturating_sub(a.text.tokens())).collect();
+    let mut places: Vec<Vec<[f32; 2]>> = asked.iter().map(|a| Vec::with_capacity(a.text.tokens())).collect();
     let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
     reader.forward_at(&mut batch, Want::Only([start, end]), pace, &mut |i, position, logits| {
         if position >= skip[i] {
@@ -35,7 +35,7 @@ pub fn point_spans(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>
 }
 
 /// The best span of places `[start, end]`, of those that `ids` gives the ids of; place 0 stands for none.
-fn best<'t>(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -> Option<&'t [u32]>) -> Span {
+fn best(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -> Option<Vec<u32>>) -> Span {
     let total = |side: usize| {
         let high = places.iter().map(|p| p[side]).fold(f32::NEG_INFINITY, f32::max);
         high + places.iter().map(|p| (p[side] - high).exp()).sum::<f32>().ln()
@@ -44,7 +44,7 @@ fn best<'t>(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -
     let mut found: Option<(f32, Range<usize>)> = None;
     for from in 0..places.len() {
         for to in from + 1..=places.len().min(from + ANSWER_TOKENS) {
-            if ids(from..to).is_none() {
+            if ids(to - 1..to).is_none() {
                 break;
             }
             let score = places[from][0] + places[to - 1][1];
@@ -59,7 +59,7 @@ fn best<'t>(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -
     };
     let logprob = found.as_ref().map_or(f32::NEG_INFINITY, |(score, _)| score - all);
     let place = found.map(|(_, place)| place).filter(|_| logprob > none_logprob);
-    let said = place.clone().and_then(&ids).map(<[u32]>::to_vec);
+    let said = place.clone().and_then(&ids);
     Span {
         ids: said.unwrap_or_else(|| none.into_iter().collect()),
         place,
@@ -85,7 +85,7 @@ mod tests {
         };
         for forbidden in [0usize, 7, 39] {
             let places: Vec<[f32; 2]> = ids.iter().map(|_| [random(), random()]).collect();
-            let allowed = |r: Range<usize>| (!r.contains(&forbidden) && r.start > 0).then(|| &ids[r]);
+            let allowed = |r: Range<usize>| (!r.contains(&forbidden) && r.start > 0).then(|| ids[r].to_vec());
             let span = best(&places, Some(4), allowed);
             let sum = |side: usize| places.iter().map(|p| f64::from(p[side]).exp()).sum::<f64>().ln();
             let mut want = (f64::NEG_INFINITY, 0..0);

@@ -174,8 +174,11 @@ fn damaged(path: &Path) -> Error {
 fn safetensors(from: &ReaderFiles, file: &str) -> Result<Tensors> {
     let path = from.path(file);
     let cannot = |e| Error::reader(&path, format!("cannot be read: {e}"));
-    let bytes: Bytes =
-        if from.is_folder() { Box::new(Mapped::open(&path).map_err(cannot)?) } else { Box::new(from.read(file).map_err(cannot)?) };
+    let bytes: Bytes = if from.is_folder() {
+        Box::new(Mapped::open(&path).map_err(cannot)?)
+    } else {
+        Box::new(from.read(file).map_err(cannot)?)
+    };
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
         Error::reader(&path, format!("is not a whole safetensors file ({e}): cut short or damaged? Copy it again"))
     })?;

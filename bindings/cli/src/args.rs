@@ -136,6 +136,9 @@ pub(crate) struct Ask {
     /// Give no answer below this confidence, 0..1
     #[arg(long, value_name = "P")]
     pub(crate) min_confidence: Option<f32>,
+    /// How states are kept: f32 exactly; f16 and int8 in less room, restored near what they were
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) state_form: StateForm,
     #[command(flatten)]
     pub(crate) documents: DocumentArgs,
     #[command(flatten)]
@@ -147,9 +150,6 @@ pub(crate) struct WhereArg {
     /// Look only at documents of which this holds: `year >= 2020 and not (kind = draft or kind = "short story")`
     #[arg(long = "where", value_name = "FILTER")]
     pub(crate) filter: Option<Filter>,
-    /// How states are kept: f32 exactly; f16 and int8 in less room, restored near what they were
-    #[arg(long, value_enum, default_value = "f32")]
-    pub(crate) state_form: StateForm,
 }
 
 /// How states are kept.

@@ -68,7 +68,7 @@ fn read(engine: &Engine, name: &str, file: Option<&Path>, title: Option<&str>, o
 }
 
 /// Reads what is still to be read, and says how much that was.
-fn read_on(name: &str, context: &mut Context<'_>, out: Output) -> Result<()> {
+fn read_on(name: &str, context: &mut Context, out: Output) -> Result<()> {
     let restored = context.status().tokens;
     let bar = show::progress_bar();
     context.advance(&Cancel::new(), &mut |done, all| {

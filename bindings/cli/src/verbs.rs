@@ -47,13 +47,12 @@ pub(crate) fn open(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<
 
 fn options(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Options> {
     let mut options = Options::new(store);
-    options.language = language.cloned();
     if let Some(reader) = reader {
         options.reader = reader.model.clone().map(ReaderFiles::at).transpose()?;
         options.threads = reader.threads;
         options.dtype = reader.dtype.map(Into::into);
     }
-    options
+    Ok(options)
 }
 
 fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
@@ -77,7 +76,7 @@ fn ingest_into(engine: &Engine, paths: &[PathBuf], documents: &args::DocumentArg
 pub(crate) fn ingest(args: &args::Ingest, out: Output) -> Result<()> {
     let clock = Instant::now();
     let store = store_folder(args.store.store.as_ref(), &[])?;
-    let engine = open_in(store.clone(), None, args.documents.language.as_ref())?;
+    let engine = Engine::open(Options { language: args.documents.language.clone(), ..options(store.clone(), None)? })?;
     let report = ingest_into(&engine, &args.paths, &args.documents)?;
     out.ingest(&store, &report, clock.elapsed().as_secs_f64(), &engine.notices())
 }

@@ -277,6 +277,10 @@ impl Spans for LogSpans {
         into.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
     }
 
+    fn tokens(&self) -> usize {
+        self.log.tokens() as usize
+    }
+
     fn at(&self, position: u32) -> Option<u32> {
         let at = u64::from(position) * RECORD_BYTES;
         let record = self.log.records.get(at..at + RECORD_BYTES).ok()?.first_chunk()?;
