@@ -43,6 +43,12 @@ impl Span {
         }
         if self.none_logprob.is_finite() { self.first_logprob - self.none_logprob } else { self.first_logprob }
     }
+
+    /// Mean log-probability of what came after the first token, the end included.
+    #[must_use]
+    pub fn rest_logprob(&self) -> f32 {
+        (self.logprob - self.first_logprob) / self.ids.len().max(1) as f32
+    }
 }
 
 /// A context that has read a passage and is to be asked.
@@ -285,7 +291,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// `ln(sum(exp(x)))`, without overflow.
-fn log_sum_exp(x: &[f32]) -> f32 {
+pub(crate) fn log_sum_exp(x: &[f32]) -> f32 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     max + x.iter().map(|v| (v - max).exp()).sum::<f32>().ln()
 }

@@ -6,6 +6,7 @@ use palimpsest_index::{Filter, Retriever};
 use serde::Serialize;
 
 use crate::answer::{after_one_reading, before_second_reading};
+use crate::calibration::Calibration;
 use crate::cancel::{Cancel, Pace};
 use crate::cite::{Checked, Citation, QUOTE_BYTES, cite, near};
 use crate::consider::{Batch, Consideration, Considered, Sources, consider, lap, questions_at_once};
@@ -30,13 +31,32 @@ pub struct AskOptions {
     pub budget_ms: Option<u64>,
     /// Which documents to look at; all without.
     pub filter: Option<Filter>,
+    /// Passages that the reader puts in order, by its own likelihood of the question beside BM25, before the best
+    /// [`AskOptions::passages`] are asked; 0 for BM25's order. All of them are read.
+    pub rerank: usize,
     /// Answer in the reader's own words, for larger readers: marked as such in [`Answer::free`], and cited still.
     pub free: bool,
 }
 
 impl Default for AskOptions {
     fn default() -> Self {
-        Self { passages: 5, min_confidence: 0.1, tier: Tier::A, budget_tokens: None, budget_ms: None, filter: None, free: false }
+        Self {
+            passages: 5,
+            min_confidence: 0.1,
+            tier: Tier::A,
+            budget_tokens: None,
+            budget_ms: None,
+            filter: None,
+            rerank: 0,
+            free: false,
+        }
+    }
+}
+
+impl AskOptions {
+    /// Passages read at most.
+    pub(crate) fn to_read(&self) -> usize {
+        if self.passages == 0 { 0 } else { self.passages.max(self.rerank) }
     }
 }
 
@@ -128,6 +148,20 @@ pub fn ask_many(from: Sources<'_>, questions: &[&str], options: &AskOptions, can
     Ok(answers)
 }
 
+/// The answers to a batch that was [`consider`]ed.
+///
+/// # Errors
+/// As [`consider`].
+pub fn answers(
+    from: Sources<'_>,
+    batch: &Batch,
+    questions: &[&str],
+    options: &AskOptions,
+    cancel: &Cancel,
+) -> Result<Vec<Answer>> {
+    conclude(from, batch, questions, options, &Instant::now(), cancel, &mut |_| {})
+}
+
 fn conclude(
     from: Sources<'_>,
     batch: &Batch,
@@ -141,7 +175,7 @@ fn conclude(
     for (all, question) in batch.questions.iter().zip(questions) {
         cancel.check()?;
         let before = lap(clock, 0.0);
-        let best = best(from.retriever, all, options)?;
+        let best = best(from.retriever, from.reader.calibration(), all, options)?;
         let mut answer = best.answer;
         answer.timings_ms.cite = lap(clock, before);
         if let Some(considered) = best.considered {
@@ -169,7 +203,12 @@ struct Best<'a> {
 }
 
 /// The best answer whose quote stands in its source.
-fn best<'a>(retriever: &dyn Retriever, all: &'a Consideration, options: &AskOptions) -> Result<Best<'a>> {
+fn best<'a>(
+    retriever: &dyn Retriever,
+    calibration: &Calibration,
+    all: &'a Consideration,
+    options: &AskOptions,
+) -> Result<Best<'a>> {
     let mut answer = Answer {
         answer: None,
         free: false,
@@ -182,8 +221,9 @@ fn best<'a>(retriever: &dyn Retriever, all: &'a Consideration, options: &AskOpti
         timings_ms: all.timings_ms,
         notices: all.notices.clone(),
     };
-    for (score, i) in all.ranked() {
-        let chance = chance(score);
+    let ranked = all.ranked(calibration);
+    for (place, &(score, i)) in ranked.iter().enumerate() {
+        let chance = calibration.odds(all.tier).chance(score, ranked.get(place + 1).map(|next| next.0));
         answer.confidence = f32::max(answer.confidence, chance);
         if chance < options.min_confidence {
             break;
@@ -246,15 +286,6 @@ fn in_own_words(
     }
     answer.answer = Some(text);
     Ok(())
-}
-
-/// Log-odds a unit of confidence stands for. Flatter than the reader's own odds, which are far too sure of themselves; a
-/// calibration on questions that it did not learn from is still to come.
-const TEMPERATURE: f32 = 4.0;
-
-/// The chance that an answer of this score is right.
-fn chance(score: f32) -> f32 {
-    1.0 / (1.0 + (-score / TEMPERATURE).exp())
 }
 
 /// The answer as bytes of the passage, and its citation held against the source. `None` when the tokens stand for no text.

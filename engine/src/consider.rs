@@ -14,12 +14,13 @@ use crate::answer::{
     before_second_reading,
 };
 use crate::ask::{AskOptions, SECOND_READINGS, Tier, Timings};
+use crate::calibration::{Calibration, Odds};
 use crate::cancel::{Cancel, Pace};
 use crate::error::Result;
 use crate::events::Event;
 use crate::prompt::{Origin, PassageTokens};
 use crate::read::{ReadPassage, Reader, read_missing, restore_passages};
-use crate::rerank::{Candidate, rerank};
+use crate::rerank::{Candidate, likelihoods, worth_reading};
 use crate::retrieve::retrieve;
 use crate::state::State;
 use crate::store::Store;
@@ -54,7 +55,7 @@ pub struct Considered {
 /// Everything that was read for a question.
 #[derive(Debug, Clone)]
 pub struct Consideration {
-    /// In BM25's order.
+    /// In BM25's order, or the reranked one.
     pub considered: Vec<Considered>,
     /// Found worth reading, and not read because a budget ran out.
     pub left_out: Vec<Candidate>,
@@ -81,9 +82,10 @@ pub struct Batch {
 impl Consideration {
     /// Passages that hold an answer with their scores, best first.
     #[must_use]
-    pub fn ranked(&self) -> Vec<(f32, usize)> {
+    pub fn ranked(&self, calibration: &Calibration) -> Vec<(f32, usize)> {
+        let odds = calibration.odds(self.tier);
         let mut order: Vec<(f32, usize)> =
-            self.considered.iter().enumerate().filter_map(|(i, c)| Some((c.score()?, i))).collect();
+            self.considered.iter().enumerate().filter_map(|(i, c)| Some((c.score(odds)?, i))).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         order
     }
@@ -96,7 +98,7 @@ impl Consideration {
 
 /// Questions of a batch at most, so that their states fit in [`STATE_BYTES`]: each may need one a passage read and one asked.
 pub(crate) fn questions_at_once(reader: &Reader, options: &AskOptions) -> usize {
-    (STATE_BYTES / State::bytes(reader.config()) / (2 * options.passages).max(1)).max(1)
+    (STATE_BYTES / State::bytes(reader.config()) / (2 * options.to_read()).max(1)).max(1)
 }
 
 /// Finds and reads passages for all `questions`, and decodes what each one answers.
@@ -117,7 +119,8 @@ pub fn consider(
     let mut found = Vec::new();
     for question in questions {
         cancel.check()?;
-        let candidates = rerank(&retrieve(from.retriever, question, options.filter.as_ref())?, options.passages);
+        let hits = retrieve(from.retriever, question, options.filter.as_ref())?;
+        let candidates = worth_reading(&hits, options.to_read(), from.reader.calibration());
         tell(Event::Retrieved(candidates.iter().map(|c| c.hit.clone()).collect()));
         found.push(candidates);
     }
@@ -151,6 +154,11 @@ pub fn consider(
     timings.read = lap(&clock, timings.retrieve);
 
     let mut batch = Batch { questions: all, states: read.into_iter().map(|p| p.state).collect() };
+    if options.rerank > 0 {
+        for (q, question) in questions.iter().enumerate() {
+            batch.rerank(from.reader, q, question, options.passages, &mut Pace::until(cancel))?;
+        }
+    }
     let once = batch.questions.iter().zip(&asked).enumerate();
     let once = once.flat_map(|(q, (one, ids))| (0..one.considered.len()).map(move |i| (q, i, ids.clone()))).collect();
     batch.decode(from.reader, once, Tier::A, cancel)?;
@@ -188,7 +196,7 @@ fn together(
     };
     let mut all: Vec<Consideration> = found.iter().map(empty).collect();
     let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
-    for _ in 0..options.passages {
+    for _ in 0..options.to_read() {
         for (one, candidates) in all.iter_mut().zip(&mut found) {
             let Some(candidate) = candidates.next() else { continue };
             let hit = &candidate.hit;
@@ -272,6 +280,21 @@ fn count(read: &[ReadPassage], all: &mut [Consideration]) {
 type ToAsk = (usize, usize, Vec<u32>);
 
 impl Batch {
+    /// Keeps the passages of question `q` that rank best once the reader has said how likely it finds the question.
+    fn rerank(&mut self, reader: &Reader, q: usize, question: &str, passages: usize, pace: &mut Pace<'_>) -> Result<()> {
+        let one = &mut self.questions[q];
+        let states: Vec<&State> = one.considered.iter().map(|c| &self.states[c.state]).collect();
+        let ids = reader.prompt().question(question)?;
+        for (c, logprob) in one.considered.iter_mut().zip(likelihoods(reader, &ids, &states, pace)?) {
+            one.tokens_read += ids.len() as u64;
+            c.candidate.question_logprob = Some(logprob);
+        }
+        let rank = |c: &Considered| c.candidate.rank_score(reader.calibration());
+        one.considered.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+        one.considered.truncate(passages);
+        Ok(())
+    }
+
     /// Asks forks of the states, as many in one batch as [`STATE_BYTES`] hold.
     fn decode(&mut self, reader: &Reader, to_ask: Vec<ToAsk>, tier: Tier, cancel: &Cancel) -> Result<()> {
         let at_once = (STATE_BYTES / 2 / State::bytes(reader.config())).max(1);
@@ -306,7 +329,7 @@ impl Batch {
         let mut twice = Vec::new();
         let late = deadline.is_some_and(|d| Instant::now() >= d);
         for (q, one) in self.questions.iter_mut().enumerate() {
-            let best: Vec<usize> = one.ranked().into_iter().take(SECOND_READINGS).map(|(_, i)| i).collect();
+            let best: Vec<usize> = one.ranked(reader.calibration()).into_iter().take(SECOND_READINGS).map(|(_, i)| i).collect();
             let mut spent = one.tokens_read;
             let mut kept = 0;
             for &i in &best {
@@ -329,8 +352,9 @@ impl Batch {
 impl Considered {
     /// How good an answer this is: the span's log-odds against none, with the BM25 score mixed in. `None` without an answer.
     #[must_use]
-    pub fn score(&self) -> Option<f32> {
-        let score = self.span.as_ref()?.margin() + BM25_WEIGHT * self.candidate.relative_score.ln();
+    pub fn score(&self, odds: &Odds) -> Option<f32> {
+        let span = self.span.as_ref()?;
+        let score = odds.score(span.margin(), span.rest_logprob(), self.candidate.relative_score);
         score.is_finite().then_some(score)
     }
 
@@ -369,11 +393,6 @@ impl Considered {
         })
     }
 }
-
-/// Weight of the logarithm of the relative BM25 score beside the span's log-odds. Fitted on 130 questions of SQuAD's training
-/// set over 2,022 paragraphs (`eval collection --rows`): the right paragraph wins for 81.5% with 0, 85.4% with 4, 87.7% with 8,
-/// 88.5% with 16, 85.4% with 40.
-const BM25_WEIGHT: f32 = 8.0;
 
 pub(crate) fn lap(clock: &Instant, before: f64) -> f64 {
     clock.elapsed().as_secs_f64() * 1e3 - before

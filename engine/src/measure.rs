@@ -22,7 +22,8 @@ pub struct Question {
     /// Title of the article.
     #[serde(default)]
     pub title: String,
-    /// The paragraph.
+    /// The paragraph; may be left out where a whole collection is asked.
+    #[serde(default)]
     pub context: String,
     /// What is asked.
     pub question: String,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use palimpsest_kernels::{Dtype, Kernels};
 
+use crate::calibration::Calibration;
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Dialect};
 use crate::error::{Error, Result};
@@ -37,6 +38,7 @@ pub struct Reader {
     model: Model,
     dtype: Dtype,
     prompt: Prompt,
+    calibration: Calibration,
     fingerprint: Fingerprint,
     threads: rayon::ThreadPool,
     scratch: Mutex<Vec<Scratch>>,
@@ -79,6 +81,7 @@ impl Reader {
             model,
             dtype,
             prompt,
+            calibration: Calibration::open(from)?,
             fingerprint,
             threads,
             scratch: Mutex::new(Vec::new()),
@@ -119,6 +122,18 @@ impl Reader {
     #[must_use]
     pub fn prompt(&self) -> &Prompt {
         &self.prompt
+    }
+
+    /// What its scores are worth.
+    #[must_use]
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
+    }
+
+    /// The same reader with other weights on its scores: what fits them measures with it.
+    #[must_use]
+    pub fn with_calibration(self, calibration: Calibration) -> Self {
+        Self { calibration, ..self }
     }
 
     /// What its snapshots are keyed with: weights, tokenizer, state format and arithmetic.

@@ -1,9 +1,17 @@
-//! The passages worth reading, and how much each one's rank weighs against what the reader says.
+//! The passages worth reading, and in which order: BM25's, or that with the reader's own likelihood of the question mixed in.
 //!
-//! Reranking by the likelihood of the question is off: untouched language-model states are known to rerank worse than BM25,
-//! and the readers that ship are not trained for it yet. The order is BM25's.
+//! The likelihood comes from the state after the passage, so a passage that was read before costs the question only. It is
+//! off unless asked for: [`crate::AskOptions::rerank`] says what was measured.
 
 use palimpsest_index::Hit;
+
+use crate::answer::log_sum_exp;
+use crate::calibration::Calibration;
+use crate::cancel::Pace;
+use crate::error::Result;
+use crate::model::{Sequence, Want};
+use crate::read::Reader;
+use crate::state::State;
 
 /// A passage to be read.
 #[derive(Debug, Clone)]
@@ -12,22 +20,59 @@ pub struct Candidate {
     pub hit: Hit,
     /// Its BM25 score over the best one's: 1 for the first, in (0, 1].
     pub relative_score: f32,
+    /// Mean natural log-probability of the question's tokens after the passage, where it was asked for.
+    pub question_logprob: Option<f32>,
 }
 
-/// Of the best passage's BM25 score, what a passage must have to be worth reading. On 130 questions of SQuAD's training set over
-/// 2,022 paragraphs (`eval collection --rows`) a bound of 0.5 reads 3.6 passages a question instead of 5.0 and 0.7 reads 2.2,
-/// with the same answers; 0.8 loses some.
-const WORTH_READING: f32 = 0.5;
+impl Candidate {
+    /// What candidates are ordered by.
+    #[must_use]
+    pub fn rank_score(&self, calibration: &Calibration) -> f32 {
+        self.relative_score.ln() + calibration.question * self.question_logprob.unwrap_or_default()
+    }
+}
 
-/// The best `passages` of `hits` that hold any text and score at least [`WORTH_READING`].
+/// The best `passages` of `hits` that hold any text and are worth reading: those that score at least
+/// [`Calibration::worth_reading`] of the best.
 #[must_use]
-pub fn rerank(hits: &[Hit], passages: usize) -> Vec<Candidate> {
+pub fn worth_reading(hits: &[Hit], passages: usize, calibration: &Calibration) -> Vec<Candidate> {
     let best = hits.iter().map(|h| h.score).fold(f32::MIN_POSITIVE, f32::max);
     hits.iter()
-        .filter(|h| !h.text.trim().is_empty() && h.score >= WORTH_READING * best)
+        .filter(|h| !h.text.trim().is_empty() && h.score >= calibration.worth_reading * best)
         .take(passages)
-        .map(|hit| Candidate { hit: hit.clone(), relative_score: (hit.score / best).clamp(f32::MIN_POSITIVE, 1.0) })
+        .map(|hit| Candidate {
+            hit: hit.clone(),
+            relative_score: (hit.score / best).clamp(f32::MIN_POSITIVE, 1.0),
+            question_logprob: None,
+        })
         .collect()
+}
+
+/// The mean natural log-probability of each question's tokens after what its state has read, all in one batch. A question
+/// begins with the form's mark, which is read and not counted; a question of one token has the probability 1. The states are
+/// advanced past their questions.
+///
+/// # Errors
+/// As [`crate::model::Model::forward_at`].
+pub fn question_logprobs(reader: &Reader, batch: &mut [Sequence<'_>], pace: &mut Pace<'_>) -> Result<Vec<f32>> {
+    let ids: Vec<&[u32]> = batch.iter().map(|s| s.ids).collect();
+    let mut sums = vec![0.0; ids.len()];
+    reader.forward_at(batch, Want::All, pace, &mut |i, position, logits| {
+        if let Some(&next) = ids[i].get(position + 1) {
+            sums[i] += logits[next as usize] - log_sum_exp(logits);
+        }
+    })?;
+    Ok(sums.iter().zip(&ids).map(|(sum, ids)| sum / ids.len().saturating_sub(1).max(1) as f32).collect())
+}
+
+/// [`question_logprobs`] of one question after many passages, forks of whose states are read on.
+///
+/// # Errors
+/// As [`question_logprobs`].
+pub fn likelihoods(reader: &Reader, question: &[u32], passages: &[&State], pace: &mut Pace<'_>) -> Result<Vec<f32>> {
+    let mut forks: Vec<State> = passages.iter().map(|&s| s.clone()).collect();
+    let mut batch: Vec<Sequence<'_>> = forks.iter_mut().map(|state| Sequence { ids: question, state }).collect();
+    question_logprobs(reader, &mut batch, pace)
 }
 
 #[cfg(test)]
@@ -44,9 +89,10 @@ mod tests {
         index.commit().expect("committed");
         let hits = index.search("How long is the river Zug?", 50).expect("search");
         assert!(hits.len() >= 2, "both match: {hits:?}");
-        let read = rerank(&hits, 5);
+        let calibration = Calibration::default();
+        let read = worth_reading(&hits, 5, &calibration);
         assert_eq!(read.iter().map(|c| c.hit.document.as_str()).collect::<Vec<_>>(), ["zug"]);
         assert_eq!(read[0].relative_score, 1.0);
-        assert!(rerank(&hits, 0).is_empty() && rerank(&[], 5).is_empty());
+        assert!(worth_reading(&hits, 0, &calibration).is_empty() && worth_reading(&[], 5, &calibration).is_empty());
     }
 }

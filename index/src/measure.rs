@@ -46,12 +46,7 @@ pub fn evaluate(dir: &Path) -> Result<RetrievalScores, IndexError> {
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_in(dir: &Path, options: &Options) -> Result<RetrievalScores, IndexError> {
-    let index = Index::in_memory_with(options)?;
-    entries(&dir.join("corpus.jsonl"), |entry| {
-        index.add(Document::new(entry.id, entry.title, entry.text))?;
-        Ok(())
-    })?;
-    index.commit()?;
+    let index = corpus(dir, options)?;
     evaluate_with(dir, |question| {
         // As many passages as it takes to see a hundred documents.
         let mut ranked: Vec<String> = Vec::new();
@@ -68,6 +63,20 @@ pub fn evaluate_in(dir: &Path, options: &Options) -> Result<RetrievalScores, Ind
             limit *= 4;
         }
     })
+}
+
+/// The documents of the folder's corpus.jsonl, in an index that is made with `options`.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn corpus(dir: &Path, options: &Options) -> Result<Index, IndexError> {
+    let index = Index::in_memory_with(options)?;
+    entries(&dir.join("corpus.jsonl"), |entry| {
+        index.add(Document::new(entry.id, entry.title, entry.text))?;
+        Ok(())
+    })?;
+    index.commit()?;
+    Ok(index)
 }
 
 /// Scores the order in which `rank` puts documents (their ids, best first) for each question that has a judgement.

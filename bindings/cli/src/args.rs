@@ -139,6 +139,18 @@ pub(crate) struct Ask {
     /// How states are kept: f32 exactly; f16 and int8 in less room, restored near what they were
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) state_form: StateForm,
+    /// Tokens to run through the reader at most: where they do not reach, fewer passages are read
+    #[arg(long, value_name = "N")]
+    pub(crate) budget_tokens: Option<u64>,
+    /// Milliseconds after which no further passage is begun
+    #[arg(long, value_name = "MS")]
+    pub(crate) budget_ms: Option<u64>,
+    /// Passages to read and put in order by the reader's likelihood of the question; 0 for BM25's order
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) rerank: usize,
+    /// Answer in the reader's own words (for larger readers): marked as such, and cited
+    #[arg(long)]
+    pub(crate) free: bool,
     #[command(flatten)]
     pub(crate) documents: DocumentArgs,
     #[command(flatten)]
@@ -357,12 +369,59 @@ pub(crate) enum EvalVerb {
         /// Write a JSON line for each passage that was read here
         #[arg(long, value_name = "OUT")]
         rows: Option<PathBuf>,
+        /// Draw reliability and risk against coverage here, as SVG
+        #[arg(long, value_name = "OUT")]
+        plot: Option<PathBuf>,
         /// Passages to read at most
         #[arg(long, default_value_t = 5, value_name = "N")]
         passages: usize,
+        /// Passages to read and put in order by the reader's likelihood of the question; 0 for BM25's order
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        rerank: usize,
+        /// Measure tier A alone
+        #[arg(long)]
+        only_a: bool,
+        /// Questions to ask one by one for their time, at most
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        timed: usize,
         /// Give no answer below this confidence, 0..1
         #[arg(long, value_name = "P")]
         min_confidence: Option<f32>,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// Fit what a reader's scores are worth, and write calibration.json into its folder
+    Calibrate {
+        /// Training questions, as for `collection`: none of those that anything is measured on
+        file: PathBuf,
+        /// Questions to fit on, spread over all
+        #[arg(long, default_value_t = 600, value_name = "N")]
+        questions: usize,
+        /// Measure on these questions afterwards
+        #[arg(long, value_name = "FILE")]
+        measure: Option<PathBuf>,
+        /// Measure on N questions, spread over all [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// Draw reliability and risk against coverage here, as SVG
+        #[arg(long, value_name = "OUT")]
+        plot: Option<PathBuf>,
+        /// Write no calibration.json
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// nDCG@10 of BM25 with the reader's likelihood of the question mixed in, by weight
+    Rerank {
+        /// Questions as for `collection`, or a folder as for `retrieval`
+        path: PathBuf,
+        /// Passages to rerank
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        candidates: usize,
+        /// N questions, spread over all [default: all]; a folder as for `retrieval` is measured whole
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
         #[command(flatten)]
         reader: ReaderArgs,
     },

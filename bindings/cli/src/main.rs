@@ -1,9 +1,9 @@
-//! `palimpsest`: the command line. What was typed is `args.rs`; what it does is one function a verb in `verbs.rs` and
-//! `contexts.rs`; what is
-//! printed is `show.rs`.
+//! `palimpsest`: the command line. What was typed is `args.rs`; what it does is one function a verb in `verbs.rs`,
+//! `contexts.rs` and `eval.rs`; what is printed is `show.rs`.
 
 mod args;
 mod contexts;
+mod eval;
 mod show;
 mod verbs;
 
@@ -41,7 +41,7 @@ fn run(args: Args) -> Result<ExitCode, Error> {
         Verb::Verify(v) => return verbs::verify(&v, out),
         Verb::Context(v) => contexts::context(&v, out),
         Verb::Model(v) => verbs::model(&v, out),
-        Verb::Eval(v) => verbs::eval(&v, out),
+        Verb::Eval(v) => eval::eval(&v, out),
         Verb::Bench(v) => verbs::bench(&v, out),
     }
     .map(|()| ExitCode::SUCCESS)

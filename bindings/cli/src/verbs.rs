@@ -1,18 +1,14 @@
 //! One function a verb: arguments -> engine -> output.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use palimpsest_engine::checkpoint::Checkpoint;
 use palimpsest_engine::convert::{Stored, convert};
-use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::state::State;
 use palimpsest_engine::{
-    AskOptions, Cancel, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, collection, default_reader,
-    index,
+    AskOptions, Cancel, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, default_reader, index,
 };
 use serde_json::json;
 
@@ -55,7 +51,7 @@ fn options(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Options>
     Ok(options)
 }
 
-fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
+pub(crate) fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
     let folder = match &args.model {
         Some(folder) => folder.clone(),
         None => default_reader()?,
@@ -90,7 +86,15 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
     let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths, &args.documents)?) };
     engine.reader()?;
     let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
-    let mut options = AskOptions { passages: args.passages, tier: args.tier.into(), ..AskOptions::default() };
+    let mut options = AskOptions {
+        passages: args.passages,
+        tier: args.tier.into(),
+        budget_tokens: args.budget_tokens,
+        budget_ms: args.budget_ms,
+        rerank: args.rerank,
+        free: args.free,
+        ..AskOptions::default()
+    };
     options.filter.clone_from(&args.condition.filter);
     if let Some(p) = args.min_confidence {
         options.min_confidence = p;
@@ -187,82 +191,6 @@ pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
         "fingerprint": reader.fingerprint().to_string(),
     });
     out.table(value)
-}
-
-pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
-    match &args.verb {
-        args::EvalVerb::Qa { file, limit, rows, reader } => {
-            let questions = questions(file, *limit)?;
-            let reader = open_reader(reader)?;
-            let bar = show::progress_bar();
-            bar.set_length(questions.len() as u64);
-            let mut sink = Rows::create(rows.as_deref())?;
-            let scores = given_paragraph(&reader, &questions, &mut |row| {
-                bar.inc(1);
-                sink.write(row);
-            })?;
-            bar.finish_and_clear();
-            sink.finish()?;
-            out.object(json!({ "n": questions.len(), "tiers": scores }), || {
-                println!("{} questions", questions.len());
-                for (tier, s) in [("A", scores.a), ("B", scores.b)] {
-                    println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1);
-                }
-            })
-        }
-        args::EvalVerb::Collection { file, limit, rows, passages, min_confidence, reader } => {
-            let reader = open_reader(reader)?;
-            let mut options = AskOptions { passages: *passages, ..AskOptions::default() };
-            options.min_confidence = min_confidence.unwrap_or(options.min_confidence);
-            let bar = show::progress_bar();
-            let mut sink = Rows::create(rows.as_deref())?;
-            let scores = collection::evaluate(&reader, file, *limit, &options, &mut |row| {
-                bar.set_position(row.n as u64);
-                sink.write(row);
-            })?;
-            bar.finish_and_clear();
-            sink.finish()?;
-            out.table(serde_json::to_value(&scores).unwrap_or_default())
-        }
-        args::EvalVerb::Retrieval { folder } => {
-            let scores = index::measure::evaluate(folder)?;
-            out.object(json!({ "bm25": scores }), || {
-                println!(
-                    "BM25: nDCG@10 {:.4}  recall@100 {:.4}  MRR@10 {:.4}",
-                    scores.ndcg_at_10, scores.recall_at_100, scores.mrr_at_10
-                );
-            })
-        }
-    }
-}
-
-/// JSON lines to a file, where one was named. The first failure is kept for the end.
-struct Rows<'a> {
-    path: Option<&'a Path>,
-    file: Option<BufWriter<File>>,
-    failed: Option<std::io::Error>,
-}
-
-impl<'a> Rows<'a> {
-    fn create(path: Option<&'a Path>) -> Result<Self> {
-        let file = path.map(|p| File::create(p).map(BufWriter::new).map_err(|e| io(p, e))).transpose()?;
-        Ok(Self { path, file, failed: None })
-    }
-
-    fn write(&mut self, row: &impl serde::Serialize) {
-        if let Some(file) = &mut self.file {
-            let written = serde_json::to_writer(&mut *file, row).map_err(Into::into).and_then(|()| file.write_all(b"\n"));
-            self.failed = self.failed.take().or(written.err());
-        }
-    }
-
-    fn finish(mut self) -> Result<()> {
-        let flushed = self.file.as_mut().map_or(Ok(()), Write::flush);
-        match (self.path, self.failed.or(flushed.err())) {
-            (Some(path), Some(e)) => Err(io(path, e)),
-            _ => Ok(()),
-        }
-    }
 }
 
 pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {

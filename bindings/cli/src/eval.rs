@@ -1,0 +1,173 @@
+//! `palimpsest eval …`: is it right, and how far can its confidence be trusted?
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use palimpsest_engine::calibrate::calibrate;
+use palimpsest_engine::collection::{self, Collection, CollectionScores, Extent};
+use palimpsest_engine::measure::{given_paragraph, questions};
+use palimpsest_engine::ranking::{self, AtWeight};
+use palimpsest_engine::{AskOptions, Error, Reader, Result, index};
+use serde_json::{Value, json};
+
+use crate::args::{self, EvalVerb};
+use crate::show::{self, Output};
+use crate::verbs::{io, open_reader};
+
+pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
+    match &args.verb {
+        EvalVerb::Qa { file, limit, rows, reader } => {
+            let questions = questions(file, *limit)?;
+            let reader = open_reader(reader)?;
+            let bar = show::progress_bar();
+            bar.set_length(questions.len() as u64);
+            let mut sink = Rows::create(rows.as_deref())?;
+            let scores = given_paragraph(&reader, &questions, &mut |row| {
+                bar.inc(1);
+                sink.write(row);
+            })?;
+            bar.finish_and_clear();
+            sink.finish()?;
+            out.object(json!({ "n": questions.len(), "tiers": scores }), || {
+                println!("{} questions", questions.len());
+                for (tier, s) in [("A", scores.a), ("B", scores.b)] {
+                    println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1);
+                }
+            })
+        }
+        EvalVerb::Collection { file, limit, rows, plot, passages, rerank, min_confidence, only_a, timed, reader } => {
+            let collection = Collection::open(file, *limit)?;
+            let reader = open_reader(reader)?;
+            let mut options = AskOptions { passages: *passages, rerank: *rerank, ..AskOptions::default() };
+            options.min_confidence = min_confidence.unwrap_or(options.min_confidence);
+            let scores = measured(
+                &reader,
+                &collection,
+                &options,
+                Extent { tier_b: !only_a, timed: *timed },
+                rows.as_deref(),
+                plot.as_deref(),
+            )?;
+            table(&scores, json!({}), out)
+        }
+        EvalVerb::Calibrate { file, questions, measure, limit, plot, dry_run, reader } => {
+            let training = Collection::open(file, None)?;
+            let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let bar = show::progress_bar();
+            let reader = calibrate(open_reader(reader)?, &training, *questions, &name, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            drop(training);
+            if !dry_run {
+                reader.calibration().save(reader.folder())?;
+            }
+            let fitted = json!({ "calibration": reader.calibration(), "written": !dry_run });
+            let Some(measure) = measure else { return out.table(fitted) };
+            let collection = Collection::open(measure, None)?.some(*limit);
+            let scores = measured(
+                &reader,
+                &collection,
+                &AskOptions::default(),
+                Extent { tier_b: true, timed: 30 },
+                None,
+                plot.as_deref(),
+            )?;
+            table(&scores, fitted, out)
+        }
+        EvalVerb::Rerank { path, candidates, limit, reader } => {
+            let reader = open_reader(reader)?;
+            let bar = show::progress_bar();
+            let mut each = || bar.inc(1);
+            let weights = if path.join("qrels.tsv").is_file() {
+                ranking::judged(&reader, path, *candidates, &mut each)?
+            } else {
+                ranking::paragraphs(&reader, &Collection::open(path, None)?.some(*limit), *candidates, &mut each)?
+            };
+            bar.finish_and_clear();
+            out.object(json!({ "candidates": candidates, "weights": weights }), || {
+                println!("the best {candidates} passages, by the weight of the question's likelihood (0: BM25 alone)");
+                for AtWeight { question, ndcg_at_10, mrr_at_10 } in &weights {
+                    println!("{question:5.2}  nDCG@10 {ndcg_at_10:.4}  MRR@10 {mrr_at_10:.4}");
+                }
+            })
+        }
+        EvalVerb::Retrieval { folder } => {
+            let scores = index::measure::evaluate(folder)?;
+            out.object(json!({ "bm25": scores }), || {
+                println!(
+                    "BM25: nDCG@10 {:.4}  recall@100 {:.4}  MRR@10 {:.4}",
+                    scores.ndcg_at_10, scores.recall_at_100, scores.mrr_at_10
+                );
+            })
+        }
+    }
+}
+
+fn measured(
+    reader: &Reader,
+    collection: &Collection,
+    options: &AskOptions,
+    extent: Extent,
+    rows: Option<&Path>,
+    plot: Option<&Path>,
+) -> Result<CollectionScores> {
+    let bar = show::progress_bar();
+    bar.set_length(collection.questions.len() as u64);
+    let mut sink = Rows::create(rows)?;
+    let scores = collection::evaluate(reader, collection, options, extent, &mut |row| {
+        bar.set_position(row.n as u64);
+        sink.write(row);
+    })?;
+    bar.finish_and_clear();
+    sink.finish()?;
+    if let Some(file) = plot {
+        std::fs::write(file, scores.plot()).map_err(|e| io(file, e))?;
+    }
+    Ok(scores)
+}
+
+/// The scores and what `more` holds: all of it as JSON; for people without the curves, which `--plot` draws.
+fn table(scores: &CollectionScores, more: Value, out: Output) -> Result<()> {
+    let mut value = serde_json::to_value(scores).map_err(|e| Error::Input(e.to_string()))?;
+    for (key, more) in more.as_object().into_iter().flatten() {
+        value[key] = more.clone();
+    }
+    if !out.json {
+        for (key, trust) in [("confidence", &scores.confidence), ("confidence_b", &scores.confidence_b)] {
+            let auc = trust.auc_answerable.map_or(String::new(), |auc| format!(", AUC answerable {auc:.3}"));
+            value[key] = json!(format!("ECE {:.3}{auc}", trust.ece));
+        }
+        let tiers: Vec<String> = scores.tiers.iter().map(|(tier, s)| format!("{tier}: EM {:.1} F1 {:.1}", s.em, s.f1)).collect();
+        value["tiers"] = json!(tiers.join("; "));
+    }
+    out.table(value)
+}
+
+/// JSON lines to a file, where one was named. The first failure is kept for the end.
+struct Rows<'a> {
+    path: Option<&'a Path>,
+    file: Option<BufWriter<File>>,
+    failed: Option<std::io::Error>,
+}
+
+impl<'a> Rows<'a> {
+    fn create(path: Option<&'a Path>) -> Result<Self> {
+        let file = path.map(|p| File::create(p).map(BufWriter::new).map_err(|e| io(p, e))).transpose()?;
+        Ok(Self { path, file, failed: None })
+    }
+
+    fn write(&mut self, row: &impl serde::Serialize) {
+        if let Some(file) = &mut self.file {
+            let written = serde_json::to_writer(&mut *file, row).map_err(Into::into).and_then(|()| file.write_all(b"\n"));
+            self.failed = self.failed.take().or(written.err());
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let flushed = self.file.as_mut().map_or(Ok(()), Write::flush);
+        match (self.path, self.failed.or(flushed.err())) {
+            (Some(path), Some(e)) => Err(io(path, e)),
+            _ => Ok(()),
+        }
+    }
+}
