@@ -151,7 +151,8 @@ fn reranking_reads_more_and_asks_the_best() {
     // Weight on the likelihood alone, and every passage worth reading.
     let weighted = Calibration { question: 1000.0, worth_reading: 0.0, ..Calibration::default() };
     weighted.save(&reader).expect("saved");
-    let engine = Engine::open(Options { reader: Some(reader.into()), ..Options::new(folder.path().join("store")) }).expect("opens");
+    let engine =
+        Engine::open(Options { reader: Some(reader.into()), ..Options::new(folder.path().join("store")) }).expect("opens");
     for row in questions().iter().step_by(3) {
         let text = |key: &str| row[key].as_str().expect("text");
         let document = palimpsest::index::Document::new(text("title"), "", text("context"));
@@ -174,6 +175,9 @@ fn reranking_reads_more_and_asks_the_best() {
     assert!(answer.answer.is_some());
     // Asked again, all passages are restored and the same comes out.
     let (_, again) = ask(8);
-    assert_eq!((again.answer, again.citations, again.confidence.to_bits()), (answer.answer, answer.citations, answer.confidence.to_bits()));
+    assert_eq!(
+        (again.answer, again.citations, again.confidence.to_bits()),
+        (answer.answer, answer.citations, answer.confidence.to_bits())
+    );
     assert!(again.tokens_restored > 8 * 60);
 }
