@@ -220,6 +220,11 @@ pub struct Scratch {
     logits: Vec<f32>,
     lens: Vec<usize>,
     read: Vec<usize>,
+    /// One for each sequence, or none at all: `[layers, H, K, K]`, what a head's state is multiplied with by reading
+    /// (`compose.rs`). Identities before the first token.
+    pub(crate) transitions: Vec<Vec<f32>>,
+    nothing: Vec<f32>,
+    thrown_away: Vec<f32>,
 }
 
 impl Model {
@@ -456,8 +461,9 @@ impl Model {
         let (c, kernels) = (&self.config, &self.kernels);
         let (hk, hv) = (rows * c.key_width(), rows * c.value_width());
         let at = LayerOffsets::of(c, layer);
-        let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, lens, .. } =
-            scratch;
+        let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, .. } = scratch;
+        let (lens, transitions) = (&scratch.lens, &mut scratch.transitions);
+        let (nothing, thrown_away) = (&mut scratch.nothing, &mut scratch.thrown_away);
         let x = &mut x[..rows * c.width];
         let normed = sized(normed, rows * c.width);
         kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
@@ -483,6 +489,13 @@ impl Model {
 
         let out = sized(out, hv);
         kernels.gdn2(&c.gdn2(), lens, q, k, v, g, b, w, batch, at.recurrent, out)?;
+        if !transitions.is_empty() {
+            // The same steps on the identity, with nothing written: their product.
+            let shape = Gdn2Shape { value_heads: c.heads, value_dim: c.key_dim, ..c.gdn2() };
+            let (nothing, out) = (sized(nothing, hk), sized(thrown_away, hk));
+            let at = layer * shape.heads * shape.key_dim * shape.key_dim;
+            kernels.gdn2(&shape, lens, q, k, nothing, g, b, nothing, transitions, at, out)?;
+        }
 
         let gate = sized(gate, hv);
         for row in gate.chunks_exact_mut(c.value_width()) {

@@ -179,6 +179,18 @@ impl Reader {
         self.forward_at(batch, want, &mut Pace::free(), sink)
     }
 
+    /// As [`Reader::append`], with the product of the steps' matrices of each sequence: see `compose.rs`.
+    pub(crate) fn append_with_transitions(
+        &self,
+        batch: &mut [Sequence<'_>],
+        transitions: Vec<Vec<f32>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut scratch = Scratch::default();
+        scratch.transitions = transitions;
+        self.threads.install(|| self.model.forward(batch, Want::Nothing, &mut scratch, &mut |_, _, _| {}))?;
+        Ok(scratch.transitions)
+    }
+
     /// As [`Reader::forward`], stopping where `pace` says so.
     ///
     /// # Errors

@@ -425,6 +425,39 @@ pub(crate) enum EvalVerb {
         #[command(flatten)]
         reader: ReaderArgs,
     },
+    /// What the forms cost that states can be kept in: F1, perplexity of the right answers, KL from the exact state
+    States {
+        /// Questions as for `qa`
+        file: PathBuf,
+        /// The first N questions [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// Experimental: passages put together from parts that were read apart, beside reading them in sequence and tier A
+    Composition {
+        /// Questions as for `qa`
+        file: PathBuf,
+        /// The first N questions [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// Passages, the question's own among them
+        #[arg(long, default_value_t = 4, value_name = "N")]
+        passages: usize,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// Perplexity of the paragraphs
+    Perplexity {
+        /// Questions as for `qa`
+        file: PathBuf,
+        /// The paragraphs of the first N questions [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
     /// nDCG@10, recall@100 and MRR@10 of BM25
     Retrieval {
         /// Folder with corpus.jsonl, queries.jsonl and qrels.tsv

@@ -8,7 +8,7 @@ use palimpsest_engine::calibrate::calibrate;
 use palimpsest_engine::collection::{self, Collection, CollectionScores, Extent};
 use palimpsest_engine::measure::{given_paragraph, questions};
 use palimpsest_engine::ranking::{self, AtWeight};
-use palimpsest_engine::{AskOptions, Error, Reader, Result, index};
+use palimpsest_engine::{AskOptions, Error, Reader, Result, fidelity, index};
 use serde_json::{Value, json};
 
 use crate::args::{self, EvalVerb};
@@ -73,6 +73,30 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
                 plot.as_deref(),
             )?;
             table(&scores, fitted, out)
+        }
+        EvalVerb::States { file, limit, reader } => {
+            let (questions, reader) = (questions(file, *limit)?, open_reader(reader)?);
+            let bar = show::progress_bar();
+            bar.set_length(questions.len() as u64);
+            let (n, table) = fidelity::forms(&reader, &questions, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            out.fidelity(n, &table)
+        }
+        EvalVerb::Composition { file, limit, passages, reader } => {
+            let (questions, reader) = (questions(file, *limit)?, open_reader(reader)?);
+            let bar = show::progress_bar();
+            bar.set_length(questions.len() as u64);
+            let (n, table) = fidelity::composition(&reader, &questions, *passages, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            out.fidelity(n, &table)
+        }
+        EvalVerb::Perplexity { file, limit, reader } => {
+            let (questions, reader) = (questions(file, *limit)?, open_reader(reader)?);
+            let bar = show::progress_bar();
+            bar.set_length(questions.len() as u64);
+            let (tokens, perplexity) = fidelity::perplexity(&reader, &questions, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            out.table(json!({ "tokens": tokens, "perplexity": perplexity }))
         }
         EvalVerb::Rerank { path, candidates, limit, reader } => {
             let reader = open_reader(reader)?;

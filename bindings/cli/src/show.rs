@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use palimpsest_engine::fidelity::Fidelity;
 use palimpsest_engine::index::{Document, DocumentSummary, Hit, IngestReport, Place, Progress};
 use palimpsest_engine::{Answer, Citation, Error, Result, Status};
 use serde_json::{Value, json};
@@ -40,6 +41,18 @@ impl Output {
             print_line(&format!("{key:22} {shown}"))?;
         }
         Ok(())
+    }
+
+    /// A row for each way of keeping states.
+    pub(crate) fn fidelity(self, questions: usize, table: &[Fidelity]) -> Result<()> {
+        self.object(json!({ "n": questions, "kept": table }), || {
+            println!("{questions} questions");
+            println!("{:10} {:>9} {:>6} {:>6} {:>11} {:>10} {:>6}", "kept", "bytes", "EM", "F1", "perplexity", "KL", "same");
+            for f in table {
+                let (em, f1, perplexity, kl, same) = (f.em, f.f1, f.perplexity, f.kl, f.same_answers);
+                println!("{:10} {:>9} {em:6.2} {f1:6.2} {perplexity:11.4} {kl:10.2e} {same:6.1}", f.kept, f.bytes);
+            }
+        })
     }
 
     pub(crate) fn ingest(self, store: &Path, report: &IngestReport, seconds: f64, notices: &[String]) -> Result<()> {
