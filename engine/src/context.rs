@@ -16,6 +16,7 @@ mod log;
 mod pack;
 mod sealed;
 mod sections;
+mod turns;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::answer::{Asked, after_one_reading, answer_spans_at};
 use crate::cancel::{Cancel, Pace};
@@ -37,6 +38,7 @@ use crate::store::Store;
 use lock::Lock;
 use log::{Log, LogSpans, SEAL};
 pub use sections::{MOST_SECTIONS, SECTION_TOKENS};
+pub use turns::Turn;
 
 /// Tokens read between two times that the state is kept: what a kill costs at most.
 pub const INTERVAL_TOKENS: usize = 8192;
@@ -61,17 +63,6 @@ pub struct Context {
     notices: Vec<String>,
     /// Opened at the first question.
     spans: Option<LogSpans>,
-}
-
-/// A question that was asked of a context.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Turn {
-    /// What was asked.
-    pub question: String,
-    /// What was answered.
-    pub answer: Option<String>,
-    /// What the turn added to the state.
-    ids: Vec<u32>,
 }
 
 /// An answer from a context.
@@ -171,7 +162,7 @@ impl Context {
             return Err(Error::damaged(folder, reason));
         }
         let mut notices = Vec::new();
-        let turns = turns_of(folder, &mut notices);
+        let turns = turns::read_or_set_aside(folder, &mut notices);
         let mut context = Self {
             reader: reader.clone(),
             store: None,
@@ -344,7 +335,7 @@ impl Context {
         self.chain.extend(&ids);
         let tokens_read = ids.len() as u64;
         self.turns.push(Turn { question: question.trim().to_string(), answer: answer.clone(), ids });
-        self.keep_turns()?;
+        turns::write(&self.folder, &self.turns)?;
         self.keep("state")?;
         Ok(ContextAnswer {
             answer,
@@ -369,7 +360,7 @@ impl Context {
         }
         self.lock.held(&self.folder)?;
         self.turns.truncate(left);
-        self.keep_turns()?;
+        turns::write(&self.folder, &self.turns)?;
         let before = self.folder.join(format!("turn-{left}"));
         match self.load(&before)? {
             Ok((state, chain)) if state.tokens() == self.all_tokens() => {
@@ -502,12 +493,6 @@ impl Context {
         write_whole(&self.folder.join(name), &bytes)
     }
 
-    fn keep_turns(&self) -> Result<()> {
-        let json = serde_json::to_string(&self.turns).map_err(|e| Error::Input(format!("turns: {e}")))?;
-        let sum = blake3::hash(json.as_bytes()).to_hex();
-        write_whole(&self.folder.join("turns.json"), format!("{json}\n{sum}").as_bytes())
-    }
-
     /// The state in `file`, proven to be the one after a prefix of the ids, and their chain; a sentence where it is not.
     fn load(&self, file: &Path) -> Result<std::result::Result<(State, Chain), String>> {
         let read = fs::read(file).map_err(|e| e.to_string());
@@ -561,7 +546,7 @@ pub(crate) fn verify(folder: &Path, repair: bool) -> Vec<String> {
         Ok(log) => log.verify(),
         Err(e) => vec![e.to_string()],
     };
-    if let Err(Some(reason)) = turns_in(folder) {
+    if let Err(Some(reason)) = turns::read(folder) {
         found.push(reason);
     }
     let states = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
@@ -581,29 +566,6 @@ fn refuse_taken(folder: &Path) -> Result<()> {
         return Err(Error::Input(format!("{} already holds a context: drop it first, or choose another name", folder.display())));
     }
     Ok(())
-}
-
-/// The questions asked; none, with a notice, where they are not as they were written: they are set aside.
-fn turns_of(folder: &Path, notices: &mut Vec<String>) -> Vec<Turn> {
-    turns_in(folder).unwrap_or_else(|reason| {
-        if let Some(reason) = reason {
-            let (file, aside) = (folder.join("turns.json"), folder.join("turns.json.damaged"));
-            let _ = fs::rename(&file, &aside);
-            notices.push(format!("{reason}; set aside as {}", aside.display()));
-        }
-        Vec::new()
-    })
-}
-
-/// The questions asked. `Err(None)` where none were, a sentence where they are damaged.
-fn turns_in(folder: &Path) -> std::result::Result<Vec<Turn>, Option<String>> {
-    let file = folder.join("turns.json");
-    let bytes = fs::read(&file).map_err(|_| None)?;
-    let parse = || {
-        let (json, sum) = std::str::from_utf8(&bytes).ok()?.split_once('\n')?;
-        (sum == blake3::hash(json.as_bytes()).to_hex().as_str()).then(|| serde_json::from_str(json).ok()).flatten()
-    };
-    parse().ok_or_else(|| Some(format!("{}, the questions asked, is not as it was written", file.display())))
 }
 
 /// A text that ends in an error once `cancel` says so.
