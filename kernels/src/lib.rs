@@ -9,9 +9,10 @@
 //!
 //! Shapes are written `[M, H, K]`, row-major and dense: `M` tokens of all sequences, one sequence after the other; `H` heads
 //! of `K` on the query and key side; `HV` heads of `V` on the value side. All numbers are f32 unless a name says otherwise.
-//! Wrong lengths are refused with a [`ShapeError`] before anything is written.
+//! Wrong lengths are refused with a [`ShapeError`] before anything is written. [`cuda`] has the same arithmetic on a GPU.
 
 mod cpu;
+pub mod cuda;
 mod gdn2;
 mod isa;
 mod mapped;

@@ -1,0 +1,401 @@
+// Times of the kernels on a GPU, sizes of blocks side by side, and a check against a plain kernel in f64 (`check`).
+// nvcc -std=c++17 -O3 -gencode=arch=compute_90,code=sm_90 bench.cu && ./a.out [check|chunk|long|step|narrow]
+#include "all.cu"
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cuda_runtime.h>
+#include <string>
+#include <vector>
+#define CK(x)                                                                                                                    \
+    do {                                                                                                                         \
+        cudaError_t e = (x);                                                                                                     \
+        if (e != cudaSuccess) {                                                                                                  \
+            printf("CUDA %s at %s:%d\n", cudaGetErrorString(e), __FILE__, __LINE__);                                             \
+            exit(1);                                                                                                             \
+        }                                                                                                                        \
+    } while (0)
+template <int K, int W, int S> __global__ void __launch_bounds__(32 * W) scan_v(const __grid_constant__ ChunkParams p) {
+    scan_block<K, W, S>(p);
+}
+__device__ u32 hash_(u64 x) {
+    x ^= x >> 33;
+    x *= 0xff51afd7ed558ccdULL;
+    x ^= x >> 33;
+    x *= 0xc4ceb9fe1a85ec53ULL;
+    x ^= x >> 33;
+    return (u32)x;
+}
+__device__ float uni(u64 i, u64 seed) { return (hash_(i + (seed << 40)) >> 8) * (1.0f / 16777216.0f) * 2 - 1; }
+__global__ void fill(bf16* x, long n, u64 seed, float scale) {
+    for (long i = blockIdx.x * 256l + threadIdx.x; i < n; i += gridDim.x * 256l) x[i] = narrow(uni(i, seed) * scale);
+}
+__global__ void fillf(float* x, long n, u64 seed, float scale, float off) {
+    for (long i = blockIdx.x * 256l + threadIdx.x; i < n; i += gridDim.x * 256l) x[i] = uni(i, seed) * scale + off;
+}
+// One thread a (sequence, head, v): the definition in f32/f64.
+template <int K> __global__ void plain(ChunkParams p, float* states, float* out, int T) {
+    int v = threadIdx.x, j = blockIdx.x, s = blockIdx.y, h = j / (p.value_heads / p.heads);
+    double x[K];
+    float* st = states + ((long)s * p.value_heads + j) * K * p.value_dim + v;
+    for (int c = 0; c < K; c++) x[c] = st[c * p.value_dim];
+    __shared__ double q[K], k[K], g[K], b[K];
+    for (int t = 0; t < T; t++) {
+        long row = (long)s * T + t;
+        for (int c = threadIdx.x; c < K; c += blockDim.x) {
+            int a = h * K + c;
+            q[c] = widen(p.q[row * p.q_row + a]), k[c] = widen(p.k[row * p.k_row + a]);
+            double f = widen(((const bf16*)p.g)[row * p.g_row + a]) + p.dt_bias[a];
+            g[c] = exp(-exp((double)p.a_log[h]) * log1p(exp(f)));
+            b[c] = p.b_scale / (1 + exp(-(double)widen(p.b[row * p.b_row + a])));
+        }
+        __syncthreads();
+        double nq = 1e-6, nk = 1e-6;
+        for (int c = 0; c < K; c++) nq += q[c] * q[c], nk += k[c] * k[c];
+        nq = rsqrt(nq) * p.q_scale, nk = rsqrt(nk);
+        double y = 0, o = 0;
+        double z =
+            widen(p.v[row * p.v_row + j * p.value_dim + v]) / (1 + exp(-(double)widen(p.w[row * p.w_row + j * p.value_dim + v])));
+        for (int c = 0; c < K; c++) x[c] *= g[c], y += b[c] * k[c] * nk * x[c];
+        for (int c = 0; c < K; c++) x[c] += k[c] * nk * (z - y), o += q[c] * nq * x[c];
+        out[row * p.value_heads * p.value_dim + j * p.value_dim + v] = o;
+        __syncthreads();
+    }
+    for (int c = 0; c < K; c++) st[c * p.value_dim] = x[c];
+}
+template <class T> T* dev(long n) {
+    T* p;
+    CK(cudaMalloc(&p, n * sizeof(T)));
+    return p;
+}
+static cudaStream_t st0, st1;
+static cudaEvent_t e0, e1, ea, eb;
+template <class F> float timed(F f, int n = 20) {
+    f();
+    f();
+    CK(cudaStreamSynchronize(st0));
+    std::vector<float> t;
+    for (int i = 0; i < n; i++) {
+        CK(cudaEventRecord(e0, st0));
+        f();
+        CK(cudaEventRecord(e1, st0));
+        CK(cudaEventSynchronize(e1));
+        float ms;
+        CK(cudaEventElapsedTime(&ms, e0, e1));
+        t.push_back(ms);
+    }
+    CK(cudaGetLastError());
+    std::sort(t.begin(), t.end());
+    return t[n / 2];
+}
+typedef void (*ScanFn)(ChunkParams);
+struct Case {
+    int B;
+    long T;
+    int H;
+};
+static double copy_rate;
+template <int K> void run(Case c, bool check) {
+    const int V = K;
+    long M = c.B * c.T, n = M * c.H * K;
+    bf16 *q = dev<bf16>(n), *k = dev<bf16>(n), *v = dev<bf16>(n), *g = dev<bf16>(n), *b = dev<bf16>(n), *w = dev<bf16>(n),
+         *out = dev<bf16>(n);
+    float *a_log = dev<float>(c.H), *dt = dev<float>(c.H * K);
+    u64 s = 1;
+    for (auto x : {q, k, v, g, b, w}) fill<<<1024, 256>>>(x, n, s++, 2.0f);
+    fillf<<<1, 256>>>(a_log, c.H, 9, 1, 0);
+    fillf<<<8, 256>>>(dt, c.H * K, 10, 1, -3);
+    std::vector<Tile> tiles;
+    std::vector<int> first{0};
+    for (int i = 0; i < c.B; i++) {
+        for (long t = 0; t < c.T; t += TILE) tiles.push_back({(int)(i * c.T + t), (int)std::min<long>(TILE, c.T - t), i, t == 0});
+        first.push_back(tiles.size());
+    }
+    Tile* dt_ = dev<Tile>(tiles.size());
+    int* df = dev<int>(first.size());
+    CK(cudaMemcpy(dt_, tiles.data(), tiles.size() * sizeof(Tile), cudaMemcpyHostToDevice));
+    CK(cudaMemcpy(df, first.data(), first.size() * 4, cudaMemcpyHostToDevice));
+    long se = (long)c.H * K * V;
+    float* states = dev<float>(c.B * se);
+    CK(cudaMemset(states, 0, c.B * se * 4));
+    std::vector<float*> sp;
+    for (int i = 0; i < c.B; i++) sp.push_back(states + i * se);
+    float** dsp = dev<float*>(c.B);
+    CK(cudaMemcpy(dsp, sp.data(), c.B * 8, cudaMemcpyHostToDevice));
+    CK(cudaDeviceSynchronize());
+    const int longest = (c.T + 15) / 16;
+    long rec = Record<K>::BYTES, cap = (long)c.B * longest * c.H;
+    u8* records = dev<u8>(cap * rec);
+    ChunkParams p{};
+    p.q = q;
+    p.k = k;
+    p.v = v;
+    p.g = g;
+    p.b = b;
+    p.w = w;
+    p.a_log = a_log;
+    p.dt_bias = dt;
+    p.out = out;
+    p.records = records;
+    p.tiles = dt_;
+    p.first_tile = df;
+    p.states = dsp;
+    p.q_row = p.k_row = p.v_row = p.g_row = p.b_row = p.w_row = p.out_row = c.H * K;
+    p.heads = p.value_heads = c.H;
+    p.value_dim = V;
+    p.sequences = c.B;
+    p.gates = 1;
+    p.b_scale = 1;
+    p.q_scale = 1 / sqrtf(K);
+    struct Var {
+        const char* name;
+        ScanFn fn;
+        int W, smem;
+    };
+    std::vector<Var> scans;
+#define SV(W, S)                                                                                                                 \
+    {                                                                                                                            \
+        auto f = scan_v<K, W, S>;                                                                                                \
+        int sm = sizeof(ScanShared<K, W, S>);                                                                                    \
+        CK(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, sm));                                            \
+        scans.push_back({"w" #W "s" #S, f, W, sm});                                                                              \
+    }
+    SV(1, 4) SV(2, 4) SV(4, 4) SV(1, 3) SV(2, 3) SV(4, 3) SV(2, 6) SV(4, 6) if constexpr (K == 128) { SV(8, 4) SV(8, 3) }
+    struct PVar {
+        const char* name;
+        ScanFn fn;
+        int warps, smem;
+    };
+    std::vector<PVar> preps;
+    {
+        auto f = K == 128 ? gdn2_prepare_k128 : gdn2_prepare_k64;
+        int sm = PREPARE_WARPS * sizeof(PrepareShared<K>);
+        CK(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, sm));
+        preps.push_back({"prep", (ScanFn)f, PREPARE_WARPS, sm});
+    }
+    auto prep = [&](PVar& a, ChunkParams p, cudaStream_t st) {
+        long units = (long)p.slice * c.B * c.H;
+        a.fn<<<(units + a.warps - 1) / a.warps, 32 * a.warps, a.smem, st>>>(p);
+    };
+    auto scan = [&](Var& a, ChunkParams p, cudaStream_t st) {
+        a.fn<<<dim3(c.H * V / (16 * a.W), c.B), 32 * a.W, a.smem, st>>>(p);
+    };
+    double hm = (double)M * c.H, floor_ms = (hm * K * 2 * 7 + 0) / copy_rate * 1e-6;
+    printf("== B%d T%ld H%d K%d: bytes floor (bf16 g) %.3f ms\n", c.B, c.T, c.H, K, floor_ms);
+    p.from_tile = 0;
+    p.to_tile = longest;
+    p.slice = longest;
+    if (check) {
+        float *ref = dev<float>(n), *rs = dev<float>(c.B * se);
+        CK(cudaMemsetAsync(rs, 0, c.B * se * 4, st0));
+        plain<K><<<dim3(c.H, c.B), V, 0, st0>>>(p, rs, ref, c.T);
+        for (auto& a : scans)
+            for (auto& pp : preps) {
+                CK(cudaMemsetAsync(states, 0, c.B * se * 4, st0));
+                CK(cudaMemsetAsync(out, 0xff, n * 2, st0));
+                CK(cudaMemsetAsync(records, 0xff, cap * rec, st0));
+                prep(pp, p, st0);
+                scan(a, p, st0);
+                CK(cudaStreamSynchronize(st0));
+                std::vector<bf16> ho(n);
+                std::vector<float> hr(n), hs(c.B * se), hrs(c.B * se);
+                CK(cudaMemcpy(ho.data(), out, n * 2, cudaMemcpyDeviceToHost));
+                CK(cudaMemcpy(hr.data(), ref, n * 4, cudaMemcpyDeviceToHost));
+                CK(cudaMemcpy(hs.data(), states, c.B * se * 4, cudaMemcpyDeviceToHost));
+                CK(cudaMemcpy(hrs.data(), rs, c.B * se * 4, cudaMemcpyDeviceToHost));
+                double d = 0, nn = 0, ds = 0, ns = 0;
+                for (long i = 0; i < n; i++) {
+                    u32 x = (u32)ho[i] << 16;
+                    float f;
+                    memcpy(&f, &x, 4);
+                    d += (f - hr[i]) * (double)(f - hr[i]);
+                    nn += (double)hr[i] * hr[i];
+                }
+                for (long i = 0; i < c.B * se; i++)
+                    ds += (hs[i] - hrs[i]) * (double)(hs[i] - hrs[i]), ns += (double)hrs[i] * hrs[i];
+                printf("check %s %s: out %.2e state %.2e\n", pp.name, a.name, sqrt(d / nn), sqrt(ds / ns));
+            }
+        cudaFree(ref);
+        cudaFree(rs);
+    } else {
+        for (auto& pp : preps) printf("%-14s %.3f ms\n", pp.name, timed([&] { prep(pp, p, st0); }));
+        for (auto& a : scans) printf("scan %-12s %.3f ms\n", a.name, timed([&] { scan(a, p, st0); }));
+        // Overlapped, in slices.
+        for (auto& pp : preps)
+            for (auto& a : scans) {
+                std::string nm = a.name;
+                if (nm.find("s4") == std::string::npos && nm.find("x") == std::string::npos) continue;
+                printf("both %-8s %-8s:", pp.name, a.name);
+                printf(" whole %.3f", timed(
+                                          [&] {
+                                              prep(pp, p, st0);
+                                              scan(a, p, st0);
+                                          },
+                                          10));
+                for (int slice : {16, 32, 64, 128, 256, 512, 1024}) {
+                    if (slice * 2 > longest) continue;
+                    float t = timed(
+                        [&] {
+                            ChunkParams r = p;
+                            r.slice = slice;
+                            int parts = (longest + slice - 1) / slice;
+                            auto at = [&](int i) {
+                                r.records = records + (long)(i % 2) * slice * c.B * c.H * rec;
+                                r.from_tile = i * slice;
+                                r.to_tile = std::min(longest, (i + 1) * slice);
+                                return r;
+                            };
+                            CK(cudaEventRecord(ea, st0));
+                            CK(cudaStreamWaitEvent(st1, ea));
+                            prep(pp, at(0), st1);
+                            for (int i = 0; i < parts; i++) {
+                                CK(cudaEventRecord(eb, st1));
+                                CK(cudaStreamWaitEvent(st0, eb));
+                                CK(cudaEventRecord(ea, st0));
+                                CK(cudaStreamWaitEvent(st1, ea));
+                                scan(a, at(i), st0);
+                                if (i + 1 < parts) prep(pp, at(i + 1), st1);
+                            }
+                        },
+                        7);
+                    printf(" %d: %.3f", slice, t);
+                }
+                printf(" ms\n");
+            }
+    }
+    for (auto x : {q, k, v, g, b, w, out}) cudaFree(x);
+    cudaFree(a_log);
+    cudaFree(dt);
+    cudaFree(dt_);
+    cudaFree(df);
+    cudaFree(states);
+    cudaFree(dsp);
+    cudaFree(records);
+}
+void steps() {
+    const int K = 128, H = 16;
+    long el = (long)H * K * K + 3 * 3 * H * K;
+    for (int B : {1, 32, 256}) {
+        int sets = B == 1 ? 64 : 4;
+        long row = 3 * H * K + 4 * H * K;
+        float* states = dev<float>(el * B * sets);
+        CK(cudaMemset(states, 0, el * B * sets * 4));
+        bf16* x = dev<bf16>(row * B);
+        fill<<<256, 256>>>(x, row * B, 3, 1.0f);
+        bf16* out = dev<bf16>((long)H * K * B);
+        float* f = dev<float>(4 * 3 * H * K);
+        fillf<<<64, 256>>>(f, 4 * 3 * H * K, 4, 0.5f, 0);
+        std::vector<float*> sp;
+        for (long i = 0; i < (long)B * sets; i++) sp.push_back(states + i * el);
+        float** d = dev<float*>(sp.size());
+        CK(cudaMemcpy(d, sp.data(), sp.size() * 8, cudaMemcpyHostToDevice));
+        StepParams p{};
+        p.q = x;
+        p.k = x + H * K;
+        p.v = x + 2 * H * K;
+        p.f = x + 3 * H * K;
+        p.b = p.f + H * K;
+        p.w = p.b + H * K;
+        p.gate = p.w + H * K;
+        p.gate_bias = f;
+        p.q_taps = f;
+        p.k_taps = f;
+        p.v_taps = f;
+        p.a_log = f;
+        p.dt_bias = f;
+        p.o_norm = f;
+        p.out = out;
+        p.at = 0;
+        p.q_row = p.k_row = p.v_row = p.f_row = p.b_row = p.w_row = p.gate_row = row;
+        p.out_row = H * K;
+        p.heads = p.value_heads = H;
+        p.b_scale = 1;
+        p.q_scale = 0.088f;
+        p.eps = 1e-5f;
+        cudaGraph_t gr;
+        cudaGraphExec_t ge;
+        CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
+        for (int i = 0; i < sets; i++) {
+            p.states = d + (long)i * B;
+            gdn2_step_k128_v128<<<dim3(H, B), STEP_THREADS, sizeof(StepShared<K, K>), st0>>>(p);
+        }
+        CK(cudaStreamEndCapture(st0, &gr));
+        CK(cudaGraphInstantiate(&ge, gr, 0));
+        float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
+        printf("step B%d: %.2f us in a graph of %d; floor %.2f us\n", B, t * 1e3, sets,
+               (double)B * H * K * K * 8 / copy_rate * 1e-3);
+        cudaFree(states);
+        cudaFree(x);
+        cudaFree(out);
+        cudaFree(f);
+        cudaFree(d);
+    }
+}
+void narrows() {
+    struct S {
+        int n, k;
+    };
+    for (S s : {S{10240, 2304}, S{2304, 2048}, S{12416, 2304}, S{2304, 6208}, S{32000, 2304}, S{2048, 128}, S{512, 512},
+                S{2816, 512}}) {
+        int sets = std::max<long>(2, 200000000l / ((long)s.n * s.k * 2));
+        bf16* w = dev<bf16>((long)s.n * s.k * sets);
+        fill<<<1024, 256>>>(w, (long)s.n * s.k * sets, 5, 1);
+        bf16* x = dev<bf16>(256l * s.k);
+        fill<<<256, 256>>>(x, 256l * s.k, 6, 1);
+        bf16* out = dev<bf16>(256l * s.n);
+        printf("narrow N%d K%d:", s.n, s.k);
+        for (int m : {1, 8, 16, 32, 64, 256}) {
+            int bl = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8;
+            auto fn = bl == 1 ? narrow_1 : bl == 2 ? narrow_2 : bl == 4 ? narrow_4 : narrow_8;
+            cudaGraph_t gr;
+            cudaGraphExec_t ge;
+            CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
+            for (int i = 0; i < sets; i++) {
+                NarrowParams p{x, w + (long)i * s.n * s.k, out, nullptr, m, s.n, s.k, s.k, s.n, 0};
+                fn<<<dim3((s.n + 15) / 16, (m + 8 * bl - 1) / (8 * bl)), 256, bl * 4096, st0>>>(p);
+            }
+            CK(cudaStreamEndCapture(st0, &gr));
+            CK(cudaGraphInstantiate(&ge, gr, 0));
+            float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
+            printf(" m%d %.2f us %.0f%%", m, t * 1e3, 100 * ((double)s.n * s.k * 2) / copy_rate / t * 1e-6);
+        }
+        printf("\n");
+        cudaFree(w);
+        cudaFree(x);
+        cudaFree(out);
+    }
+}
+int main(int argc, char** argv) {
+    CK(cudaStreamCreateWithFlags(&st0, cudaStreamNonBlocking));
+    CK(cudaStreamCreateWithFlags(&st1, cudaStreamNonBlocking));
+    cudaEventCreate(&e0);
+    cudaEventCreate(&e1);
+    cudaEventCreateWithFlags(&ea, cudaEventDisableTiming);
+    cudaEventCreateWithFlags(&eb, cudaEventDisableTiming);
+    {
+        long n = 4l << 30;
+        u8 *a = dev<u8>(n), *b = dev<u8>(n);
+        CK(cudaMemset(a, 1, n));
+        CK(cudaMemset(b, 1, n));
+        float t = timed([&] { CK(cudaMemcpyAsync(b, a, n, cudaMemcpyDeviceToDevice, st0)); }, 5);
+        copy_rate = 2.0 * n / t * 1e-6;
+        printf("copy %.0f GB/s\n", copy_rate);
+        cudaFree(a);
+        cudaFree(b);
+    }
+    std::string what = argc > 1 ? argv[1] : "all";
+    auto is = [&](const char* s) { return what == "all" || what == s; };
+    if (is("check")) {
+        run<128>({2, 1000, 4}, true);
+        run<64>({3, 501, 4}, true);
+    }
+    if (is("chunk")) {
+        run<128>({1, 8192, 64}, false);
+        run<128>({1, 8192, 16}, false);
+        run<128>({8, 1024, 64}, false);
+    }
+    if (is("long")) run<128>({1, 131072, 16}, false);
+    if (is("step")) steps();
+    if (is("narrow")) narrows();
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes code/: PTX and machine code for sm_90 of all.cu, and the hash of what they were made from. `NVCC` names a compiler, else
+# `nvcc` is looked for. That of 13.0, from PyPI, serves without a GPU:
+#   pip install --no-deps nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+# usage: build.sh [FOLDER], or build.sh --hash to print the hash of the sources.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+hash() { cat params.cuh ptx.cuh gdn2_chunk.cu gdn2_step.cu narrow.cu rows.cu all.cu build.sh | sha256sum | cut -d' ' -f1; }
+if [ "${1:-}" = --hash ]; then hash; exit; fi
+nvcc="${NVCC:-nvcc}"
+out="${1:-code}"
+mkdir -p "$out"
+"$nvcc" -std=c++17 -O3 -ptx -arch=compute_90 all.cu -o "$out/kernels.ptx"
+"$nvcc" -std=c++17 -O3 -cubin -gencode=arch=compute_90,code=sm_90 all.cu -o "$out/kernels.cubin"
+hash > "$out/sources.sha256"

@@ -1,0 +1,225 @@
+// A GPU of one block, on the host: every thread of a block is a coroutine, and instructions that threads carry out together
+// wait for all of them. Enough of CUDA to run the kernels of this folder as they stand, slowly, under a test. It is stricter than
+// the hardware where it can be: shared memory begins as NaN, and an asynchronous copy arrives only when it is waited for.
+#pragma once
+#include <ucontext.h>
+
+#include <cassert>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define DEVICE static inline
+#define __syncwarp() emulate::warp_barrier()
+#define __syncthreads() emulate::block_barrier()
+#define __restrict__
+#define KERNEL(THREADS, NAME, PARAMS)     \
+    static constexpr int NAME##_threads = THREADS; \
+    static void NAME(const PARAMS& p)
+#define DYNAMIC_SHARED(name) u8* name = emulate::block->shared.data()
+
+struct uint2 { u32 x, y; };
+struct alignas(16) uint4 { u32 x, y, z, w; };
+struct float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
+inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+
+namespace emulate {
+struct Dim { int x = 0, y = 0, z = 0; };
+struct Copy { void* to; const void* from; int bytes; };
+struct Thread {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    Dim index;
+    bool done = false;
+    u64 collectives = 0;
+    std::vector<std::vector<Copy>> groups{1};
+};
+struct Slot { u32 x[4]; const void* p; };
+struct Warp {
+    u64 arrived = 0;
+    int live = 32;
+    Slot slots[2][32];
+};
+struct Block {
+    std::vector<Thread> threads;
+    std::vector<Warp> warps;
+    std::vector<u8> shared;
+    Dim index, grid;
+    u64 arrived = 0;
+    int live = 0;
+    int current = 0;
+    ucontext_t scheduler;
+    std::function<void()> body;
+};
+inline Block* block = nullptr;
+inline Thread& self() { return block->threads[block->current]; }
+inline Warp& warp() { return block->warps[block->current / 32]; }
+inline void yield() { swapcontext(&self().context, &block->scheduler); }
+inline void entry() {
+    block->body();
+    self().done = true;
+    block->live--;
+    yield();
+}
+// All 32 lanes hand in a slot; each then reads all of them. Two sets take turns, so that one barrier is enough.
+inline const Slot* exchange(Slot slot) {
+    Warp& w = warp();
+    Thread& t = self();
+    Slot* slots = w.slots[t.collectives & 1];
+    slots[block->current % 32] = slot;
+    u64 turn = ++t.collectives;
+    w.arrived++;
+    while (w.arrived < turn * 32) yield();
+    return slots;
+}
+inline void warp_barrier() { exchange({}); }
+inline void block_barrier() {
+    u64 n = block->threads.size(), turn = block->arrived / n + 1;
+    block->arrived++;
+    while (block->arrived < turn * n) yield();
+}
+inline int lane() { return block->current % 32; }
+
+// Runs `kernel` over a grid, block after block.
+template <class P> void launch(void (*kernel)(const P&), const P& p, Dim grid, int threads, size_t shared) {
+    for (int y = 0; y < grid.y; y++)
+        for (int x = 0; x < grid.x; x++) {
+            Block b;
+            b.threads.resize(threads);
+            b.warps.resize(threads / 32);
+            b.shared.assign(shared + 16, 0xff);
+            b.index = {x, y, 0}, b.grid = grid, b.live = threads;
+            b.body = [&] { kernel(p); };
+            block = &b;
+            for (int i = 0; i < threads; i++) {
+                Thread& t = b.threads[i];
+                t.index = {i, 0, 0};
+                t.stack.reset(new char[96 << 10]);
+                getcontext(&t.context);
+                t.context.uc_stack.ss_sp = t.stack.get();
+                t.context.uc_stack.ss_size = 96 << 10;
+                t.context.uc_link = nullptr;
+                makecontext(&t.context, entry, 0);
+            }
+            for (long idle = 0; b.live > 0; idle++) {
+                for (int i = 0; i < threads; i++)
+                    if (!b.threads[i].done) {
+                        b.current = i;
+                        swapcontext(&b.scheduler, &b.threads[i].context);
+                    }
+                if (idle > 10000000) fprintf(stderr, "deadlock\n"), abort();
+            }
+        }
+    block = nullptr;
+}
+}  // namespace emulate
+
+#define threadIdx (emulate::self().index)
+#define blockIdx (emulate::block->index)
+#define gridDim (emulate::block->grid)
+
+inline float __uint_as_float(u32 x) { float f; memcpy(&f, &x, 4); return f; }
+inline u32 __float_as_uint(float f) { u32 x; memcpy(&x, &f, 4); return x; }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __logf(float x) { return logf(x); }
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline u32 round_bf16(float f) {
+    u32 x = __float_as_uint(f);
+    if (f != f) return 0x7fff;
+    return (x + 0x7fff + (x >> 16 & 1)) >> 16;
+}
+inline u32 pack(float lo, float hi) { return round_bf16(lo) | round_bf16(hi) << 16; }
+inline float exp2_(float x) { float y = exp2f(x); return y < 1.17549435e-38f ? 0.0f : y; }
+inline float bf(u32 x, int half) { return __uint_as_float(half ? x & 0xffff0000u : x << 16); }
+
+inline float __shfl_xor_sync(u32, float x, int o) {
+    u32 bits = __float_as_uint(x);
+    return __uint_as_float(emulate::exchange({{bits}, nullptr})[emulate::lane() ^ o].x[0]);
+}
+inline u32 __shfl_xor_sync(u32, u32 x, int o) { return emulate::exchange({{x}, nullptr})[emulate::lane() ^ o].x[0]; }
+inline bool __any_sync(u32, bool x) {
+    const emulate::Slot* s = emulate::exchange({{x}, nullptr});
+    for (int i = 0; i < 32; i++)
+        if (s[i].x[0]) return true;
+    return false;
+}
+inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    using namespace emulate;
+    int me = lane(), r = me / 4, n = me % 4 * 2;
+    u32 a[32][4], b[32][2];
+    const Slot* s = exchange({{a0, a1, a2, a3}, nullptr});
+    for (int i = 0; i < 32; i++) memcpy(a[i], s[i].x, 16);
+    s = exchange({{b0, b1}, nullptr});
+    for (int i = 0; i < 32; i++) memcpy(b[i], s[i].x, 8);
+    for (int i = 0; i < 4; i++) {
+        int row = r + 8 * (i / 2), col = n + i % 2;
+        double sum = c[i];
+        for (int k = 0; k < 16; k++) {
+            float x = bf(a[row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)], k % 2);
+            float y = bf(b[col * 4 + k % 8 / 2][k / 8], k % 2);
+            sum += (double)x * y;
+        }
+        c[i] = (float)sum;
+    }
+}
+inline void load_matrices(u32 (&r)[4], const void* row) {
+    using namespace emulate;
+    assert((size_t)row % 16 == 0);
+    const Slot* s = exchange({{}, row});
+    for (int m = 0; m < 4; m++) r[m] = ((const u32*)s[m * 8 + lane() / 4].p)[lane() % 4];
+}
+inline void load_matrices_transposed(u32 (&r)[4], const void* row) {
+    using namespace emulate;
+    assert((size_t)row % 16 == 0);
+    const Slot* s = exchange({{}, row});
+    for (int m = 0; m < 4; m++) {
+        u32 lo = ((const u16*)s[m * 8 + lane() % 4 * 2].p)[lane() / 4], hi = ((const u16*)s[m * 8 + lane() % 4 * 2 + 1].p)[lane() / 4];
+        r[m] = lo | hi << 16;
+    }
+}
+inline u32 transpose8(u32 x) {
+    using namespace emulate;
+    const Slot* s = exchange({{x}, nullptr});
+    int r = lane() / 4, c = lane() % 4 * 2;
+    auto at = [&](int row, int col) { return s[row * 4 + col / 2].x[0] >> (col % 2 * 16) & 0xffff; };
+    return at(c, r) | at(c + 1, r) << 16;
+}
+inline void copy16_async(void* to, const void* from, int bytes) {
+    assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0);
+    emulate::self().groups.back().push_back({to, from, bytes});
+}
+inline void copies_commit() { emulate::self().groups.emplace_back(); }
+template <int N> void copies_wait() {
+    auto& groups = emulate::self().groups;
+    while (groups.size() > N + 1) {
+        for (auto& c : groups.front()) memset(c.to, 0, 16), memcpy(c.to, c.from, c.bytes);
+        groups.erase(groups.begin());
+    }
+}
+// A barrier is 8 bytes: phase 32, pending arrivals 16, arrivals a phase 16.
+struct BarrierBits { u32 phase; u16 pending, arrivals; };
+inline BarrierBits& bits(u64* b) { return *(BarrierBits*)b; }
+inline void barrier_init(u64* b, int n) { bits(b) = {0, (u16)n, (u16)n}; }
+inline void barrier_init_visible() {}
+inline void barrier_arrive(u64* b) {
+    if (--bits(b).pending == 0) bits(b).phase++, bits(b).pending = bits(b).arrivals;
+}
+inline void barrier_expect(u64*, u32) {}  // the copy itself arrives, see copy_bulk
+inline void barrier_wait(u64* b, u32 parity) {
+    while ((bits(b).phase & 1) == parity) emulate::yield();
+}
+inline void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
+    assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0 && bytes % 16 == 0);
+    memcpy(to, from, bytes);
+    barrier_arrive(b);
+}

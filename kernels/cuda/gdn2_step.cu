@@ -1,0 +1,147 @@
+// Decode: one token of each of B sequences, from the projections' outputs to the mixer's gated output, in one kernel.
+//
+// A block takes one key head of one sequence, with its value heads in turn: the short convolutions (their carried inputs move up by
+// one), L2 norms and gates; then S, read once and written once. With u = w v - S'^T (b k), where S' is the decayed state,
+//
+//   S <- S' + k u^T        o = S^T q = S'^T q + (q k) u
+//
+// so that both sums over K come from one pass, while S stays in registers: V / 4 lanes have a row, 4 of its columns each.
+#include "ptx.cuh"
+
+constexpr int STEP_THREADS = 256;
+
+template <int K, int V> struct StepShared {
+    float q[K], k[K], erase[K], decay[K];  // q and k normalised, q scaled; erase is b k
+    float z[V], u[V], o[V];
+    float y_part[STEP_THREADS / 32][V], o_part[STEP_THREADS / 32][V];
+    float sums[STEP_THREADS / 32][3];
+    float mean[STEP_THREADS / 32];
+};
+
+// One channel's convolution of width 4; `carried` [3, D] moves up by one.
+DEVICE float convolve(float* carried, long width, int d, float x, const float* taps) {
+    const float4 t = *(const float4*)(taps + 4 * d);
+    float *c0 = carried + d, *c1 = c0 + width, *c2 = c1 + width;
+    const float a = *c0, b = *c1, c = *c2;
+    *c0 = b, *c1 = c, *c2 = x;
+    return silu(t.x * a + t.y * b + t.z * c + t.w * x);
+}
+
+template <int K, int V> DEVICE void step_block(const StepParams& p) {
+    DYNAMIC_SHARED(memory);
+    StepShared<K, V>& s = *(StepShared<K, V>*)memory;
+    constexpr int WARPS = STEP_THREADS / 32, LANES = V / 4, ROWS = STEP_THREADS / LANES, HELD = K / ROWS;
+    const int h = blockIdx.x, sequence = blockIdx.y, group = p.value_heads / p.heads;
+    const int i = threadIdx.x, warp = i / 32, lane = i % 32;
+    const int first = i / LANES, column = i % LANES * 4;
+    float* base = p.states[sequence] + p.at;
+    const long key_width = (long)p.heads * K, value_width = (long)p.value_heads * V;
+    float* carried_q = base + value_width * K;
+    float* carried_k = carried_q + 3 * key_width;
+    float* carried_v = carried_k + 3 * key_width;
+
+    // S of the first value head is on its way while the rest is computed.
+    float4 x[HELD];
+    auto fetch = [&](int j) {
+        const float* state = base + (long)j * K * V + column;
+#pragma unroll
+        for (int r = 0; r < HELD; r++) x[r] = *(const float4*)(state + (first + r * ROWS) * V);
+    };
+    fetch(h * group);
+
+    float qq = 0.0f, kk = 0.0f;
+    if (i < K) {
+        const int c = h * K + i;
+        qq = convolve(carried_q, key_width, c, widen(p.q[(long)sequence * p.q_row + c]), p.q_taps);
+        kk = convolve(carried_k, key_width, c, widen(p.k[(long)sequence * p.k_row + c]), p.k_taps);
+        s.decay[i] = exp_(-exp_(p.a_log[h]) * softplus(widen(p.f[(long)sequence * p.f_row + c]) + p.dt_bias[c]));
+        s.erase[i] = p.b_scale * sigmoid(widen(p.b[(long)sequence * p.b_row + c]));
+    }
+    {
+        const float a = warp_sum(qq * qq), b = warp_sum(kk * kk), c = warp_sum(qq * kk);
+        if (lane == 0) s.sums[warp][0] = a, s.sums[warp][1] = b, s.sums[warp][2] = c;
+    }
+    __syncthreads();
+    float sums[3] = {};
+#pragma unroll
+    for (int w = 0; w < K / 32; w++)
+#pragma unroll
+        for (int n = 0; n < 3; n++) sums[n] += s.sums[w][n];
+    const float scale_q = rsqrtf(sums[0] + 1e-6f) * p.q_scale, scale_k = rsqrtf(sums[1] + 1e-6f);
+    const float dot = sums[2] * scale_q * scale_k;
+    if (i < K) {
+        s.q[i] = qq * scale_q;
+        s.k[i] = kk * scale_k;
+        s.erase[i] *= kk * scale_k;
+    }
+    for (int j = h * group; j < (h + 1) * group; j++) {
+        if (j > h * group) fetch(j);
+        if (i < V) {
+            const int c = j * V + i;
+            const float v = convolve(carried_v, value_width, c, widen(p.v[(long)sequence * p.v_row + c]), p.v_taps);
+            s.z[i] = v * sigmoid(widen(p.w[(long)sequence * p.w_row + c]));
+        }
+        __syncthreads();
+        float4 y = make_float4(0, 0, 0, 0), o = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int r = 0; r < HELD; r++) {
+            const int c = first + r * ROWS;
+            const float decay = s.decay[c], erase = s.erase[c], q = s.q[c];
+            x[r].x *= decay, x[r].y *= decay, x[r].z *= decay, x[r].w *= decay;
+            y.x += erase * x[r].x, y.y += erase * x[r].y, y.z += erase * x[r].z, y.w += erase * x[r].w;
+            o.x += q * x[r].x, o.y += q * x[r].y, o.z += q * x[r].z, o.w += q * x[r].w;
+        }
+        // Rows that share a warp, then the warps.
+#pragma unroll
+        for (int n = LANES; n < 32; n *= 2) {
+            y.x += __shfl_xor_sync(WARP_ALL, y.x, n), y.y += __shfl_xor_sync(WARP_ALL, y.y, n);
+            y.z += __shfl_xor_sync(WARP_ALL, y.z, n), y.w += __shfl_xor_sync(WARP_ALL, y.w, n);
+            o.x += __shfl_xor_sync(WARP_ALL, o.x, n), o.y += __shfl_xor_sync(WARP_ALL, o.y, n);
+            o.z += __shfl_xor_sync(WARP_ALL, o.z, n), o.w += __shfl_xor_sync(WARP_ALL, o.w, n);
+        }
+        if (lane < LANES) {
+            *(float4*)&s.y_part[warp][column] = y;
+            *(float4*)&s.o_part[warp][column] = o;
+        }
+        __syncthreads();
+        float square = 0.0f;
+        if (i < V) {
+            float erased = 0.0f, read = 0.0f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) erased += s.y_part[w][i], read += s.o_part[w][i];
+            const float u = s.z[i] - erased, out = read + dot * u;
+            s.u[i] = u;
+            s.o[i] = out;
+            square = out * out;
+        }
+        square = warp_sum(square);
+        if (lane == 0) s.mean[warp] = square;
+        __syncthreads();
+        const float4 u = *(const float4*)&s.u[column];
+        float* state = base + (long)j * K * V + column;
+#pragma unroll
+        for (int r = 0; r < HELD; r++) {
+            const int c = first + r * ROWS;
+            const float k = s.k[c];
+            x[r].x += k * u.x, x[r].y += k * u.y, x[r].z += k * u.z, x[r].w += k * u.w;
+            *(float4*)(state + c * V) = x[r];
+        }
+        if (i < V) {
+            const int c = j * V + i;
+            float mean = 0.0f;
+#pragma unroll
+            for (int w = 0; w < V / 32; w++) mean += s.mean[w];
+            const float gate = widen(p.gate[(long)sequence * p.gate_row + c]) + p.gate_bias[c];
+            const float y = s.o[i] * rsqrtf(mean / V + p.eps) * p.o_norm[i];
+            p.out[(long)sequence * p.out_row + c] = narrow(y * (p.silu ? silu(gate) : sigmoid(gate)));
+        }
+        __syncthreads();
+    }
+}
+
+#define STEP(K, V) \
+    KERNEL(STEP_THREADS, gdn2_step_k##K##_v##V, StepParams) { step_block<K, V>(p); }
+STEP(64, 64)
+STEP(64, 128)
+STEP(128, 64)
+STEP(128, 128)

@@ -1,0 +1,124 @@
+// What the host hands to each kernel. Mirrored by `#[repr(C)]` structs in `src/cuda/params.rs`; sizes are asserted on both sides.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef u16 bf16;  // bits
+
+// Tokens of a tile. A sequence's tiles are counted from its first token of the call.
+constexpr int TILE = 16;
+
+struct Tile {
+    int row;       // of its first token
+    int len;       // 1..TILE tokens
+    int sequence;
+    int first;     // its sequence begins here
+};
+
+// gdn2_prepare and gdn2_scan. Rows are tokens; `*_row` is the number of elements from one token to the next.
+struct ChunkParams {
+    const bf16* q;         // [M, H, K]
+    const bf16* k;         // [M, H, K]
+    const bf16* v;         // [M, HV, V]
+    const void* g;         // [M, H, K]: bf16 inputs of the gate where `gates`, else f32 log-decay
+    const bf16* b;         // [M, H, K]
+    const bf16* w;         // [M, HV, V]
+    const float* a_log;    // [H], where `gates`
+    const float* dt_bias;  // [H, K], where `gates`
+    bf16* out;             // [M, HV, V]
+    u8* records;           // [tiles of the slice, H] of record_bytes(K)
+    const Tile* tiles;     // of all sequences, one after the other
+    const int* first_tile; // [sequences + 1]
+    float* const* states;  // [sequences]
+    u64 at;                // where a layer's S [HV, K, V] begins in a state, in elements
+    int q_row, k_row, v_row, g_row, b_row, w_row, out_row;
+    int heads, value_heads, value_dim;
+    int from_tile, to_tile; // the slice: tiles of each sequence, counted from its first
+    int slice;              // tiles of a sequence that `records` has room for
+    int sequences;
+    int gates;             // compute softplus, sigmoid and the L2 norm inside
+    float b_scale;         // 1, or 2 with negative eigenvalues
+    float q_scale;         // 1 / sqrt(K)
+    int unused;
+};
+static_assert(sizeof(ChunkParams) == 14 * 8 + 18 * 4, "params.rs has the same");
+
+// gdn2_step: one token of each sequence. Rows are sequences.
+struct StepParams {
+    const bf16* q;         // [B, H, K], before the convolution
+    const bf16* k;
+    const bf16* v;         // [B, HV, V]
+    const bf16* f;         // [B, H, K]
+    const bf16* b;         // [B, H, K]
+    const bf16* w;         // [B, HV, V]
+    const bf16* gate;      // [B, HV, V]
+    const float* gate_bias; // [HV, V]
+    const float* q_taps;   // [H * K, 4]
+    const float* k_taps;
+    const float* v_taps;   // [HV * V, 4]
+    const float* a_log;    // [H]
+    const float* dt_bias;  // [H, K]
+    const float* o_norm;   // [V]
+    bf16* out;             // [B, HV, V]
+    float* const* states;  // [B]
+    u64 at;                // of S; the convolutions' inputs [3, H*K], [3, H*K], [3, HV*V] follow it
+    int q_row, k_row, v_row, f_row, b_row, w_row, gate_row, out_row;
+    int heads, value_heads;
+    int silu;              // the output gate: SiLU, else sigmoid
+    float b_scale, q_scale, eps;
+};
+static_assert(sizeof(StepParams) == 17 * 8 + 14 * 4, "params.rs has the same");
+
+// out = x W^T, in bf16 to `out`, in f32 to `sum` (or added to it), where they are given.
+struct NarrowParams {
+    const bf16* x;  // [M, K]
+    const bf16* w;  // [N, K]
+    bf16* out;      // [M, N]
+    float* sum;     // [M, N]
+    int m, n, k, x_row, out_row, add;
+};
+static_assert(sizeof(NarrowParams) == 4 * 8 + 6 * 4, "params.rs has the same");
+
+struct RowParams {
+    const bf16* x;
+    float* residual;
+    const float* weight;
+    const u32* ids;
+    bf16* out;
+    u32* ids_out;
+    int d, x_row, out_row;
+    float eps;
+};
+static_assert(sizeof(RowParams) == 6 * 8 + 4 * 4, "params.rs has the same");
+
+struct GatedNormParams {
+    const bf16* x;
+    const bf16* gate;
+    const float* bias;
+    const float* weight;
+    bf16* out;
+    int m, heads, d, x_row, gate_row, out_row, silu;
+    float eps;
+};
+static_assert(sizeof(GatedNormParams) == 5 * 8 + 8 * 4, "params.rs has the same");
+
+// conv_silu and conv_carry: q, k and v side by side, D = 2 * key_width + value_width. Their carried inputs, [3, key_width] twice and
+// [3, value_width], lie one after the other from `states[s] + at`.
+struct ConvParams {
+    const bf16* x;   // [M, D]
+    bf16* out;       // [M, D]
+    const float* taps;  // [D, 4]
+    const Tile* tiles;
+    const int* first_tile;
+    float* const* states;
+    u64 at;
+    int key_width, value_width, x_row, out_row;
+};
+static_assert(sizeof(ConvParams) == 7 * 8 + 4 * 4, "params.rs has the same");
+
+// Bytes of a tile's record: see gdn2_chunk.cu.
+template <int K> struct Record {
+    static constexpr int BYTES = 100 * K + 1024, DECAY = 96 * K + 1024;
+};

@@ -1,0 +1,159 @@
+// What is done to each row by itself: embedding, norms, the short convolution, SwiGLU, the gated norm, the largest logit.
+#include "ptx.cuh"
+
+constexpr int ROW_THREADS = 256;
+
+// The sum over a block, the same in every thread.
+DEVICE float block_sum(float x, float* shared) {
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < ROW_THREADS / 32; w++) sum += shared[w];
+    __syncthreads();
+    return sum;
+}
+
+// x [M, D] = table [ids [M], D]. A block a row.
+KERNEL(ROW_THREADS, embed, RowParams) {
+    const long row = blockIdx.x;
+    const bf16* from = p.x + (long)p.ids[row] * p.d;
+    float* to = p.residual + row * p.d;
+    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) to[i] = widen(from[i]);
+}
+
+// out [M, D] = residual [M or those of `ids`, D] / rms * weight [D]. A block a row.
+KERNEL(ROW_THREADS, rms_norm, RowParams) {
+    DYNAMIC_SHARED(scratch);
+    const long row = blockIdx.x;
+    const float* x = p.residual + (p.ids ? (long)p.ids[row] : row) * p.d;
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) sum += x[i] * x[i];
+    const float scale = rsqrtf(block_sum(sum, (float*)scratch) / p.d + p.eps);
+    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) p.out[row * p.out_row + i] = narrow(x[i] * scale * p.weight[i]);
+}
+
+// out [M, D] = silu(x [M, 0..D]) * x [M, D..2D]. A thread two elements; grid (D / 512, M).
+KERNEL(ROW_THREADS, swiglu, RowParams) {
+    const long row = blockIdx.y;
+    const int i = (blockIdx.x * ROW_THREADS + threadIdx.x) * 2;
+    if (i >= p.d) return;
+    const u32 gate = *(const u32*)(p.x + row * p.x_row + i), up = *(const u32*)(p.x + row * p.x_row + p.d + i);
+    *(u32*)(p.out + row * p.out_row + i) = pack(silu(low(gate)) * low(up), silu(high(gate)) * high(up));
+}
+
+// The mixer's output of M rows and HV heads: out = x / rms over V * weight [V] * gate(gate + bias [HV, V]), where V = d. A warp a
+// head, 2 or 4 elements a lane.
+KERNEL(ROW_THREADS, gated_norm, GatedNormParams) {
+    const long unit = (long)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32;
+    const long row = unit / p.heads;
+    const int head = unit % p.heads, lane = threadIdx.x % 32;
+    if (row >= p.m) return;
+    float x[4];
+    float sum = 0.0f;
+    const int each = p.d / 64;  // words a lane: 1 or 2
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const u32 u = i < each ? *(const u32*)(p.x + row * p.x_row + head * p.d + (i * 32 + lane) * 2) : 0;
+        x[2 * i] = low(u), x[2 * i + 1] = high(u);
+        sum += x[2 * i] * x[2 * i] + x[2 * i + 1] * x[2 * i + 1];
+    }
+    const float scale = rsqrtf(warp_sum(sum) / p.d + p.eps);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (i < each) {
+            const int c = (i * 32 + lane) * 2;
+            const u32 u = *(const u32*)(p.gate + row * p.gate_row + head * p.d + c);
+            const float a = low(u) + p.bias[head * p.d + c], b = high(u) + p.bias[head * p.d + c + 1];
+            const float y = x[2 * i] * scale * p.weight[c] * (p.silu ? silu(a) : sigmoid(a));
+            const float z = x[2 * i + 1] * scale * p.weight[c + 1] * (p.silu ? silu(b) : sigmoid(b));
+            *(u32*)(p.out + row * p.out_row + head * p.d + c) = pack(y, z);
+        }
+}
+
+// The three carried inputs of channel d: the first of them, and how far it is to the next.
+DEVICE float* carried(const ConvParams& p, int sequence, int d, long& step) {
+    float* base = p.states[sequence] + p.at;
+    const int part = d < p.key_width ? 0 : d < 2 * p.key_width ? 1 : 2;
+    step = part < 2 ? p.key_width : p.value_width;
+    return base + 3l * part * p.key_width + (d - part * p.key_width);
+}
+
+// Causal depthwise convolution of width 4, then SiLU; taps [D, 4], the last for the current token; oldest of the carried inputs
+// first. Two channels a thread, a tile of tokens; grid (D / 512, tiles). The carried inputs are replaced by conv_carry, after it.
+KERNEL(ROW_THREADS, conv_silu, ConvParams) {
+    const int d = (blockIdx.x * ROW_THREADS + threadIdx.x) * 2;
+    if (d >= 2 * p.key_width + p.value_width) return;
+    const Tile tile = p.tiles[blockIdx.y];
+    float a[3], b[3];
+#pragma unroll
+    for (int j = 0; j < 3; j++) {
+        if (tile.first) {
+            long step;
+            const float* state = carried(p, tile.sequence, d, step);
+            a[j] = state[j * step], b[j] = state[j * step + 1];
+        } else {
+            const u32 u = *(const u32*)(p.x + (long)(tile.row - 3 + j) * p.x_row + d);
+            a[j] = low(u), b[j] = high(u);
+        }
+    }
+    const float4 t = *(const float4*)(p.taps + 4 * d), u = *(const float4*)(p.taps + 4 * d + 4);
+    u32 in[TILE];
+#pragma unroll
+    for (int i = 0; i < TILE; i++) in[i] = i < tile.len ? *(const u32*)(p.x + (long)(tile.row + i) * p.x_row + d) : 0;
+#pragma unroll
+    for (int i = 0; i < TILE; i++) {
+        const float x = low(in[i]), y = high(in[i]);
+        const float c = t.x * a[0] + t.y * a[1] + t.z * a[2] + t.w * x;
+        const float e = u.x * b[0] + u.y * b[1] + u.z * b[2] + u.w * y;
+        a[0] = a[1], a[1] = a[2], a[2] = x;
+        b[0] = b[1], b[1] = b[2], b[2] = y;
+        if (i < tile.len) *(u32*)(p.out + (long)(tile.row + i) * p.out_row + d) = pack(silu(c), silu(e));
+    }
+}
+
+// The last three inputs of each sequence into its state. Grid (D / 256, sequences).
+KERNEL(ROW_THREADS, conv_carry, ConvParams) {
+    const int d = blockIdx.x * ROW_THREADS + threadIdx.x, s = blockIdx.y;
+    if (d >= 2 * p.key_width + p.value_width || p.first_tile[s] == p.first_tile[s + 1]) return;
+    const int first = p.tiles[p.first_tile[s]].row;
+    const Tile last = p.tiles[p.first_tile[s + 1] - 1];
+    const int end = last.row + last.len;
+    long step;
+    float* state = carried(p, s, d, step);
+    float x[3];
+#pragma unroll
+    for (int j = 0; j < 3; j++) {
+        const int row = end - 3 + j;
+        x[j] = row >= first ? widen(p.x[(long)row * p.x_row + d]) : state[(row - first + 3) * step];
+    }
+#pragma unroll
+    for (int j = 0; j < 3; j++) state[j * step] = x[j];
+}
+
+// The largest of each row of logits [M, D] (f32), the lowest id among equals, and its logit. A block a row.
+KERNEL(ROW_THREADS, argmax, RowParams) {
+    DYNAMIC_SHARED(scratch);
+    u64* best = (u64*)scratch;
+    const float* x = p.residual + (long)blockIdx.x * p.d;
+    u64 mine = 0;
+    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) {
+        const u32 bits = __float_as_uint(x[i]);
+        const u32 key = bits >> 31 ? ~bits : bits | 0x80000000u;  // orders as the floats do
+        const u64 pair = (u64)key << 32 | (0xffffffffu - (u32)i);
+        mine = pair > mine ? pair : mine;
+    }
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) {
+        const u32 hi = __shfl_xor_sync(WARP_ALL, (u32)(mine >> 32), o), lo = __shfl_xor_sync(WARP_ALL, (u32)mine, o);
+        const u64 other = (u64)hi << 32 | lo;
+        mine = other > mine ? other : mine;
+    }
+    if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = mine;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int w = 1; w < ROW_THREADS / 32; w++) mine = best[w] > mine ? best[w] : mine;
+        p.ids_out[blockIdx.x] = 0xffffffffu - (u32)mine;
+    }
+}
