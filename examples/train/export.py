@@ -20,9 +20,10 @@ from model import Config, Reader
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 READER = {"prompt": {"passage": "<|doc|> {title}: {passage}", "question": "<|q|> {question}", "answer": "<|a|>",
-                     "none": "<|none|>", "end": "<|end|>"}}
+                     "none": "<|none|>", "end": "<|end|>", "start": "<|pad|>"}}     # start: see train.py, `pointing`
 CURVES = [("text", "text, training", "#3366cc"), ("answer", "answers, training", "#dc3912"), ("cloze", "cloze answers, training", "#ff9900"),
-          ("recall", "recalled values, training", "#109618"), ("dev_a", "answers, held out, tier A", "#990099"), ("dev_b", "answers, held out, tier B", "#0099c6")]
+          ("recall", "recalled values, training", "#109618"), ("pointing", "pointing, training", "#66aa00"),
+          ("dev_a", "answers, held out, tier A", "#990099"), ("dev_b", "answers, held out, tier B", "#0099c6"), ("dev_pointing", "pointing, held out", "#dd4477")]
 
 
 def curve(log):
