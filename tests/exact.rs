@@ -108,8 +108,27 @@ fn the_fast_network_is_the_plain_one() {
                 let error = (off / norm).sqrt();
                 assert!(got.len() == want.len() && error < 1e-4, "{what} of {name} on {isa}: {error:.2e}");
             }
+            only_two_logits(&model, &ids, &logits);
         }
     }
+}
+
+/// The logits of two ids alone are those of all ids, where the embedding is the head; elsewhere they are refused.
+fn only_two_logits(model: &Model, ids: &[u32], all: &[f32]) {
+    let (two, vocabulary) = ([3, 299], model.config().vocabulary);
+    let mut state = State::empty(model.config());
+    let mut batch = [Sequence { ids, state: &mut state }];
+    let mut at = 0;
+    let read = model.forward(&mut batch, Want::Only(two), &mut Scratch::default(), &mut |_, position, row| {
+        assert_eq!((position, row.len()), (at, 2));
+        for (got, id) in row.iter().zip(two) {
+            let want = all[at * vocabulary + id as usize];
+            assert!((got - want).abs() < 1e-4 * (1.0 + want.abs()), "{got} for {want} at {at}");
+        }
+        at += 1;
+    });
+    assert_eq!(read.is_ok(), model.config().tied);
+    assert_eq!(at, if model.config().tied { ids.len() } else { 0 });
 }
 
 #[test]

@@ -335,6 +335,11 @@ impl Model {
         sink: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
         let c = &self.config;
+        if let Want::Only(ids) = want
+            && (!c.tied || ids.iter().any(|&id| id as usize >= c.vocabulary))
+        {
+            return Err(Error::Input(format!("logits of {ids:?} alone: this reader has no such rows in a tied embedding")));
+        }
         for s in batch.iter() {
             if let Some(id) = s.ids.iter().find(|&&id| id as usize >= c.vocabulary) {
                 return Err(Error::Input(format!("token id {id} is outside the reader's vocabulary of {}", c.vocabulary)));

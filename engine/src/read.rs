@@ -63,6 +63,10 @@ impl Reader {
         let stored = checkpoint.stored_as(checkpoint.head()).unwrap_or_default();
         let dtype = options.dtype.unwrap_or(if stored == "I8" { Dtype::Int8 } else { Dtype::F32 });
         let prompt = Prompt::open_files(from, checkpoint.config().vocabulary)?;
+        if prompt.start().is_some() && !checkpoint.config().tied {
+            let reason = "reader.json names a mark to point by (`start`); pointing needs a tied embedding, and this reader's head is its own";
+            return Err(Error::Input(reason.into()));
+        }
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads.unwrap_or(0))
             .thread_name(|i| format!("palimpsest-{i}"))
