@@ -6,7 +6,7 @@ mod tiny;
 use std::path::Path;
 
 use palimpsest::calibrate::calibrate;
-use palimpsest::calibration::Calibration;
+use palimpsest::calibration::{Calibration, Odds};
 use palimpsest::collection::{Collection, CollectionScores, Extent, evaluate};
 use palimpsest::files::ReaderFiles;
 use palimpsest::model::{Sequence, Want};
@@ -94,7 +94,7 @@ fn a_calibration_is_fitted_kept_and_used() {
     write(&file, &questions());
     let collection = Collection::open(&file, None).expect("opened");
     let (before, _) = measured(&reader, &collection);
-    assert_eq!(reader.calibration(), &Calibration::default());
+    assert_eq!(reader.calibration(), &Calibration::without_none());
     let mut asked = 0;
     let fitted = calibrate(reader, &collection, 24, "questions.jsonl", &mut || asked += 1).expect("fitted");
     assert_eq!(asked, 24 + 6, "all in tier A, one in four in tier B");
@@ -105,7 +105,7 @@ fn a_calibration_is_fitted_kept_and_used() {
     let again = Reader::open(fitted.folder(), &ReaderOptions::default()).expect("opened");
     assert_eq!(again.calibration(), fitted.calibration());
     assert_eq!(again.fingerprint().to_string(), fitted.fingerprint().to_string(), "snapshots stay good");
-    assert_eq!(&Calibration::open(&ReaderFiles::folder(fitted.folder())).expect("there"), fitted.calibration());
+    assert_eq!(&Calibration::open(&ReaderFiles::folder(fitted.folder()), false).expect("there"), fitted.calibration());
 }
 
 #[test]
@@ -149,7 +149,8 @@ fn reranking_reads_more_and_asks_the_best() {
     let folder = tempfile::tempdir().expect("folder");
     let reader = reader(folder.path()).folder().to_path_buf();
     // Weight on the likelihood alone, and every passage worth reading.
-    let weighted = Calibration { question: 1000.0, worth_reading: 0.0, ..Calibration::default() };
+    let a = Odds { bm25: 0.0, question: 1000.0, ..Odds::default() };
+    let weighted = Calibration { a, worth_reading: 0.0, ..Calibration::default() };
     weighted.save(&reader).expect("saved");
     let engine =
         Engine::open(Options { reader: Some(reader.into()), ..Options::new(folder.path().join("store")) }).expect("opens");

@@ -1,6 +1,7 @@
 //! States and a question -> a span of what was read.
 //!
-//! Decoding is greedy and held to spans of the passage: the first token is any token of the passage or `<|none|>`; each
+//! Decoding is greedy and held to spans of the passage: the first token is any token of the passage or, where silence is
+//! allowed, `<|none|>`; each
 //! further one continues some occurrence in the passage of what was decoded so far, or ends the answer. Ties go to the
 //! lowest id. All passages are decoded in one batch.
 
@@ -13,6 +14,15 @@ use crate::point::point_spans;
 use crate::prompt::{Origin, PassageTokens};
 use crate::read::Reader;
 use crate::state::State;
+
+/// What becomes of a passage of which the reader says that it does not hold the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// There is no answer from it.
+    Allowed,
+    /// Its best span is given all the same, with a margin below 0: whoever asked decides.
+    Overruled,
+}
 
 /// Longest answer, in tokens.
 pub const ANSWER_TOKENS: usize = 14;
@@ -35,7 +45,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// How much likelier the reader finds this answer than none: the first token's log-odds.
+    /// How much likelier the reader finds this answer than none: the first token's log-odds; below 0 where silence was overruled.
     #[must_use]
     pub fn margin(&self) -> f32 {
         if self.place.is_none() {
@@ -57,6 +67,8 @@ pub struct Asked<'a> {
     pub state: &'a mut State,
     /// What is still to be read: the question at least, the answer mark at last.
     pub ids: &'a [u32],
+    /// What is made of "not here".
+    pub silence: Silence,
     /// What the answer must be a span of.
     pub text: &'a dyn Spans,
 }
@@ -126,7 +138,7 @@ pub fn answer_spans(reader: &Reader, asked: &mut [Asked<'_>]) -> Result<Vec<Span
 /// As [`crate::model::Model::forward_at`].
 pub fn answer_spans_at(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>) -> Result<Vec<Span>> {
     let (none, end) = (reader.prompt().none(), reader.prompt().end());
-    let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.text)).collect();
+    let mut cursors: Vec<Cursor<'_>> = asked.iter().map(|a| Cursor::new(a.text, a.silence)).collect();
     let mut decoded: Vec<Option<u32>> = vec![None; asked.len()];
     let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
     reader.forward_at(&mut batch, Want::Last, pace, &mut |i, _, logits| decoded[i] = cursors[i].take(logits, none, end))?;
@@ -226,13 +238,14 @@ impl Spans for SpanText {
 /// The occurrences in a text of what was decoded so far.
 struct Cursor<'a> {
     text: &'a dyn Spans,
+    silence: Silence,
     /// Position of the last decoded token in each occurrence, ascending.
     ends: Vec<u32>,
     span: Span,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(text: &'a dyn Spans) -> Self {
+    fn new(text: &'a dyn Spans, silence: Silence) -> Self {
         let span = Span {
             ids: Vec::new(),
             place: None,
@@ -241,7 +254,7 @@ impl<'a> Cursor<'a> {
             logprob: 0.0,
             tokens_read: 0,
         };
-        Self { text, ends: Vec::new(), span }
+        Self { text, silence, ends: Vec::new(), span }
     }
 
     /// Takes the likeliest allowed token. Returns it when decoding goes on after it.
@@ -257,7 +270,7 @@ impl<'a> Cursor<'a> {
         };
         if first {
             self.text.distinct(&mut offer);
-            none.into_iter().for_each(&mut offer);
+            none.filter(|_| self.silence == Silence::Allowed).into_iter().for_each(&mut offer);
         } else {
             self.ends.iter().filter_map(|&e| self.text.at(e + 1)).for_each(&mut offer);
             end.into_iter().for_each(&mut offer);

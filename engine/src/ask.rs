@@ -221,9 +221,8 @@ fn best<'a>(
         timings_ms: all.timings_ms,
         notices: all.notices.clone(),
     };
-    let ranked = all.ranked(calibration);
-    for (place, &(score, i)) in ranked.iter().enumerate() {
-        let chance = calibration.odds(all.tier).chance(score, ranked.get(place + 1).map(|next| next.0));
+    for (score, i) in all.ranked(calibration) {
+        let chance = calibration.odds(all.tier).chance(score);
         answer.confidence = f32::max(answer.confidence, chance);
         if chance < options.min_confidence {
             break;

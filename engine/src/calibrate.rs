@@ -75,11 +75,13 @@ fn known(
 }
 
 fn of(o: &Outcome<'_>) -> Known {
-    let answers = o.all.considered.iter().filter_map(|c| {
-        let span = c.span.as_ref().filter(|s| s.margin().is_finite())?;
-        let (em, f1) = squad_scores(&c.candidate.hit.text[c.answer_bytes()?], &o.question.answers);
-        let relative = c.candidate.relative_score;
-        Some(Answered { margin: span.margin(), rest: span.rest_logprob(), relative, em, f1 })
-    });
-    Known { answerable: !o.question.answers.is_empty(), answers: answers.collect() }
+    let likeliest = o.all.likeliest();
+    let mut answers = Vec::new();
+    for c in &o.all.considered {
+        if let (Some(signs), Some(bytes)) = (c.signs(likeliest), c.answer_bytes()) {
+            let (em, f1) = squad_scores(&c.candidate.hit.text[bytes], &o.question.answers);
+            answers.push(Answered { signs, em, f1 });
+        }
+    }
+    Known { answerable: !o.question.answers.is_empty(), answers }
 }

@@ -20,8 +20,6 @@ pub const FILE: &str = "calibration.json";
 pub struct Calibration {
     /// Of the best passage's BM25 score, what a passage must have to be worth reading, 0..1.
     pub worth_reading: f32,
-    /// Weight of the question's mean log-probability beside `ln(relative BM25)` in reranking.
-    pub question: f32,
     /// Scores of answers after one reading.
     #[serde(rename = "A")]
     pub a: Odds,
@@ -36,56 +34,62 @@ pub struct Calibration {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Odds {
-    /// Weight of `ln(relative BM25)` beside the first token's log-odds against none.
+    /// Weight of [`Signs::relative`]'s logarithm beside the margin.
     pub bm25: f32,
-    /// Weight of the mean log-probability of the span's further tokens.
-    pub span: f32,
+    /// Weight of [`Signs::question`].
+    pub question: f32,
+    /// Weight of [`Signs::rest`].
+    pub rest: f32,
     /// Log-odds of being right at score 0.
     pub bias: f32,
-    /// Log-odds a unit of the best score.
+    /// Log-odds a unit of the score.
     pub slope: f32,
-    /// Log-odds a unit of the lead over the next best passage, as far as [`LEAD`].
-    pub lead: f32,
 }
 
-/// The lead of one passage over the next counts as far as this.
-pub const LEAD: f32 = 10.0;
+/// What speaks for an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Signs {
+    /// Log-odds of its first token against none.
+    pub margin: f32,
+    /// Mean log-probability of its further tokens.
+    pub rest: f32,
+    /// Its passage's BM25 score over the best one's, in (0, 1].
+    pub relative: f32,
+    /// Mean log-probability of the question's tokens after its passage, less that of the passage where it is highest; 0 or
+    /// below.
+    pub question: f32,
+}
+
+/// Log-odds without a calibration at which the reader finds an answer as likely as none: one in ten.
+const UNKNOWN: f32 = -2.2;
 
 impl Default for Odds {
     fn default() -> Self {
-        Self { bm25: 8.0, span: 0.0, bias: 0.0, slope: 0.25, lead: 0.0 }
+        Self { bm25: 8.0, question: 4.0, rest: 0.0, bias: UNKNOWN, slope: 0.25 }
     }
 }
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { worth_reading: 0.5, question: 1.0, a: Odds::default(), b: Odds::default(), fitted_on: String::new() }
+        Self { worth_reading: 0.5, a: Odds::default(), b: Odds::default(), fitted_on: String::new() }
     }
 }
 
 impl Odds {
-    /// The score of an answer: the log-odds `margin` of its first token, its further tokens' mean log-probability, and its
-    /// passage's `relative` BM25 score in (0, 1].
+    /// The chance that the answer of this score is right.
     #[must_use]
-    pub fn score(&self, margin: f32, span: f32, relative: f32) -> f32 {
-        margin + self.span * span + self.bm25 * relative.ln()
-    }
-
-    /// The chance that the answer with the `best` score is right; `next` is the score of the next passage's.
-    #[must_use]
-    pub fn chance(&self, best: f32, next: Option<f32>) -> f32 {
-        1.0 / (1.0 + (-self.log_odds(best, next)).exp())
-    }
-
-    fn log_odds(&self, best: f32, next: Option<f32>) -> f32 {
-        self.bias + self.slope * best + self.lead * lead(best, next)
+    pub fn chance(&self, score: f32) -> f32 {
+        1.0 / (1.0 + (-(self.bias + self.slope * score)).exp())
     }
 }
 
-/// How far the best score lies before the next, as far as [`LEAD`]; without a next it has all of it.
-#[must_use]
-pub fn lead(best: f32, next: Option<f32>) -> f32 {
-    next.map_or(LEAD, |next| (best - next).clamp(0.0, LEAD))
+impl Signs {
+    /// How good an answer this is; `None` where that is no number.
+    #[must_use]
+    pub fn score(&self, odds: &Odds) -> Option<f32> {
+        let score = self.margin + odds.bm25 * self.relative.ln() + odds.question * self.question + odds.rest * self.rest;
+        score.is_finite().then_some(score)
+    }
 }
 
 impl Calibration {
@@ -98,15 +102,28 @@ impl Calibration {
         }
     }
 
-    /// That of a reader, the default without a file.
+    /// Whether the likelihood of the question counts anywhere.
+    pub(crate) fn wants_likelihood(&self) -> bool {
+        self.a.question != 0.0 || self.b.question != 0.0
+    }
+
+    /// For a reader that cannot say "not here": its log-probabilities stand alone and are all below 0.
+    #[must_use]
+    pub fn without_none() -> Self {
+        let odds = Odds { bias: 0.0, ..Odds::default() };
+        Self { a: odds, b: odds, ..Self::default() }
+    }
+
+    /// That of a reader; without a file [`Calibration::default`], or [`Calibration::without_none`].
     ///
     /// # Errors
     /// [`Error::Reader`] when the file is there and is none, or holds what is no number.
-    pub fn open(from: &ReaderFiles) -> Result<Self> {
+    pub fn open(from: &ReaderFiles, says_none: bool) -> Result<Self> {
         let file = from.path(FILE);
         let bytes = match from.read(FILE) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && says_none => return Ok(Self::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::without_none()),
             Err(e) => return Err(Error::io(&file, e)),
         };
         serde_json::from_slice(&bytes).map_err(|e| Error::reader(&file, format!("is no calibration ({e}): fit it again")))
@@ -134,23 +151,28 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("palimpsest-calibration-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("folder");
         let files = ReaderFiles::folder(&folder);
-        assert_eq!(Calibration::open(&files).expect("none"), Calibration::default());
+        assert_eq!(Calibration::open(&files, true).expect("none"), Calibration::default());
         let fitted = Calibration { a: Odds { slope: 0.5, ..Odds::default() }, fitted_on: "x".into(), ..Calibration::default() };
         fitted.save(&folder).expect("saved");
-        assert_eq!(Calibration::open(&files).expect("there"), fitted);
+        assert_eq!(Calibration::open(&files, true).expect("there"), fitted);
         std::fs::write(folder.join(FILE), "{\"A\": {\"slope\": 2}}").expect("written");
-        assert_eq!(Calibration::open(&files).expect("in part").a, Odds { slope: 2.0, ..Odds::default() });
+        assert_eq!(Calibration::open(&files, true).expect("in part").a, Odds { slope: 2.0, ..Odds::default() });
         std::fs::write(folder.join(FILE), "{").expect("written");
-        assert!(Calibration::open(&files).expect_err("broken").to_string().contains("calibration.json"));
+        assert!(Calibration::open(&files, true).expect_err("broken").to_string().contains("calibration.json"));
         std::fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]
-    fn a_higher_score_and_a_longer_lead_are_a_better_chance() {
-        let odds = Odds { lead: 0.5, ..Odds::default() };
-        assert!(odds.chance(2.0, Some(1.0)) > odds.chance(1.0, Some(0.0)));
-        assert!(odds.chance(2.0, Some(0.0)) > odds.chance(2.0, Some(1.0)));
-        assert_eq!(odds.chance(2.0, None), odds.chance(2.0, Some(-100.0)));
-        assert!((0.0..=1.0).contains(&odds.chance(-1e30, None)) && odds.chance(0.0, Some(0.0)) == 0.5);
+    fn more_of_any_sign_is_a_better_chance() {
+        let odds = Odds { rest: 1.0, ..Odds::default() };
+        let signs = Signs { margin: 1.0, rest: -1.0, relative: 0.8, question: -0.5 };
+        let chance = |signs: Signs| odds.chance(signs.score(&odds).expect("a number"));
+        let before = chance(signs);
+        assert!(chance(Signs { margin: 2.0, ..signs }) > before);
+        assert!(chance(Signs { rest: -0.5, ..signs }) > before);
+        assert!(chance(Signs { relative: 0.9, ..signs }) > before);
+        assert!(chance(Signs { question: -0.4, ..signs }) > before);
+        assert!((0.0..=1.0).contains(&odds.chance(-1e30)));
+        assert_eq!(Signs { margin: f32::NEG_INFINITY, ..signs }.score(&odds), None);
     }
 }

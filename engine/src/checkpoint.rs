@@ -1,7 +1,8 @@
 //! A folder of weights in either dialect -> named tensors of known shape, as f32.
 //!
 //! Two dialects are told apart by their tensor names: NVIDIA's (LitGPT names, no config.json, SiLU output gate) and
-//! flash-linear-attention's (config.json beside the weights, sigmoid output gate). Everything refused is refused by the name
+//! flash-linear-attention's (config.json beside the weights, sigmoid output gate; KDA and Gated DeltaNet in the same names are
+//! taken as the tied forms that they are). Everything refused is refused by the name
 //! of tensor and file.
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::files::ReaderFiles;
 use crate::model::Config;
+use crate::tied::{self, Tie, Tied};
 use crate::weights::WeightFiles;
 
 /// How a checkpoint names its tensors, and which output gate that implies.
@@ -71,12 +73,22 @@ impl Dialect {
     }
 }
 
+impl Dialect {
+    /// The block and the part of it that a tensor of flash-linear-attention's names is.
+    fn part(self, name: &str) -> Option<(usize, &str)> {
+        let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        Some((layer.parse().ok()?, part)).filter(|_| self == Dialect::Fla)
+    }
+}
+
 /// Weights on disk, opened and checked for their dialect; tensors are converted when asked for.
 pub struct Checkpoint {
     from: ReaderFiles,
     weights: WeightFiles,
     dialect: Dialect,
     config: Config,
+    /// Where erase and write gate are one.
+    tied: Option<Tied>,
 }
 
 impl Checkpoint {
@@ -96,10 +108,10 @@ impl Checkpoint {
     pub fn open_files(from: &ReaderFiles) -> Result<Self> {
         let weights = WeightFiles::open(from)?;
         let dialect = detect(from.name(), &weights)?;
-        let mut checkpoint = Self { from: from.clone(), weights, dialect, config: Config::default() };
+        let mut checkpoint = Self { from: from.clone(), weights, dialect, config: Config::default(), tied: None };
         checkpoint.config = match dialect {
             Dialect::Nvidia => checkpoint.config_from_tensors()?,
-            Dialect::Fla => checkpoint.config_from_json()?,
+            Dialect::Fla => checkpoint.take_config_from_json()?,
         };
         checkpoint.config.validate().map_err(|reason| Error::reader(from.name(), reason))?;
         Ok(checkpoint)
@@ -120,6 +132,12 @@ impl Checkpoint {
     /// The files the weights lie in.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.weights.files()
+    }
+
+    /// Which tied form it is; `None` for Gated DeltaNet-2 itself.
+    #[must_use]
+    pub fn tie(&self) -> Option<Tie> {
+        self.tied.map(|tied| tied.tie)
     }
 
     /// How tensor `name` is stored, as safetensors spells it, `None` when absent.
@@ -146,6 +164,17 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Reader`] when it is absent, of another shape, or of a type that is not f32, f16, bf16 or scaled int8.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        if let Some((tied, (layer, part))) = self.tied.zip(self.dialect.part(name)) {
+            let read = |part: &str, shape: &[usize]| self.stored(&self.dialect.in_layer(layer, part), shape);
+            if let Some(made) = tied.tensor(part, read) {
+                return made;
+            }
+        }
+        self.stored(name, shape)
+    }
+
+    /// As [`Checkpoint::tensor`], but of the checkpoint's own tensors alone, as they are.
+    pub(crate) fn stored(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (file, found) = self.shape(name)?;
         if found != shape {
             return Err(Error::reader(
@@ -201,12 +230,13 @@ impl Checkpoint {
             gate_rank: dim(&part("attn.g_proj.0.weight"), 0)?,
             norm_eps: 1e-5,
             allow_neg_eigval: false,
+            doubled_write: false,
             output_gate: OutputGate::Silu,
             tied: !self.weights.holds("lm_head.weight"),
         })
     }
 
-    fn config_from_json(&self) -> Result<Config> {
+    fn take_config_from_json(&mut self) -> Result<Config> {
         let file = self.from.path("config.json");
         let text = self.from.read("config.json").map_err(|e| {
             Error::reader(&file, format!("cannot be read ({e}); a checkpoint in flash-linear-attention's names needs it"))
@@ -222,7 +252,12 @@ impl Checkpoint {
                 json.conv_size, json.use_short_conv, json.conv_bias
             ));
         }
+        let tie = tied::tie(&self.weights, |part| self.dialect.in_layer(0, part));
+        if tie == Some(Tie::GatedDelta) && json.use_gate == Some(false) {
+            return refuse("use_gate false: only Gated DeltaNet with an output gate is read".into());
+        }
         let output_gate = match json.output_gate.as_deref() {
+            None if tie == Some(Tie::GatedDelta) => OutputGate::Silu,
             None | Some("sigmoid") => OutputGate::Sigmoid,
             Some("silu" | "swish") => OutputGate::Silu,
             Some(other) => return refuse(format!("output_gate {other} is unknown: sigmoid and silu are read")),
@@ -231,20 +266,34 @@ impl Checkpoint {
         if value_dim.fract() != 0.0 || value_dim < 1.0 {
             return refuse(format!("head_dim {} times expand_v {} is no whole number", json.head_dim, json.expand_v));
         }
-        let rank = |p: &str| self.shape(&self.dialect.in_layer(0, p)).map(|(_, s)| s.first().copied().unwrap_or(0));
+        let value_heads = json.num_v_heads.unwrap_or(json.num_heads);
+        if json.num_heads == 0 || !value_heads.is_multiple_of(json.num_heads) {
+            return refuse(format!("num_v_heads {value_heads} is no multiple of num_heads {}", json.num_heads));
+        }
+        self.tied = tie.map(|tie| Tied {
+            tie,
+            width: json.hidden_size,
+            heads: json.num_heads,
+            value_heads,
+            key_dim: json.head_dim,
+            value_dim: value_dim as usize,
+        });
+        let rows = |p: &str| self.shape(&self.dialect.in_layer(0, p)).map(|(_, s)| s.first().copied().unwrap_or(0));
+        let full = tie == Some(Tie::GatedDelta);
         Ok(Config {
             layers: json.num_hidden_layers,
             width: json.hidden_size,
             vocabulary: json.vocab_size,
-            heads: json.num_heads,
-            value_heads: json.num_v_heads.unwrap_or(json.num_heads),
+            heads: self.tied.map_or(json.num_heads, |tied| tied.heads()),
+            value_heads,
             key_dim: json.head_dim,
             value_dim: value_dim as usize,
-            hidden: json.intermediate_size,
-            decay_rank: rank("attn.f_proj.0.weight")?,
-            gate_rank: rank("attn.g_proj.0.weight")?,
+            hidden: json.intermediate_size.map_or_else(|| rows("mlp.gate_proj.weight"), Ok)?,
+            decay_rank: if full { value_heads } else { rows("attn.f_proj.0.weight")? },
+            gate_rank: if full { json.hidden_size } else { rows("attn.g_proj.0.weight")? },
             norm_eps: json.norm_eps,
             allow_neg_eigval: json.allow_neg_eigval,
+            doubled_write: json.allow_neg_eigval && tie.is_some(),
             output_gate,
             tied: json.tie_word_embeddings,
         })
@@ -260,7 +309,7 @@ struct FlaConfig {
     head_dim: usize,
     #[serde(default = "one")]
     expand_v: f64,
-    intermediate_size: usize,
+    intermediate_size: Option<usize>,
     vocab_size: usize,
     #[serde(default = "four")]
     conv_size: usize,
@@ -272,6 +321,7 @@ struct FlaConfig {
     allow_neg_eigval: bool,
     norm_eps: f32,
     output_gate: Option<String>,
+    use_gate: Option<bool>,
     #[serde(default)]
     tie_word_embeddings: bool,
     attn: Option<serde_json::Value>,

@@ -352,9 +352,9 @@ impl Sums {
 /// The best answer to a question and its confidence, shown or not. No answer at all is one without confidence.
 fn judged(reader: &Reader, o: &Outcome<'_>) -> Judged {
     let answerable = !o.question.answers.is_empty();
-    let ranked = o.all.ranked(reader.calibration());
-    let Some(&(score, i)) = ranked.first() else { return Judged { confidence: 0.0, right: false, answerable } };
-    let confidence = reader.calibration().odds(o.all.tier).chance(score, ranked.get(1).map(|next| next.0));
+    let best = o.all.ranked(reader.calibration()).first().copied();
+    let Some((score, i)) = best else { return Judged { confidence: 0.0, right: false, answerable } };
+    let confidence = reader.calibration().odds(o.all.tier).chance(score);
     let right = answerable && squad_scores(text(o.all, i), &o.question.answers).0 == 1.0;
     Judged { confidence, right, answerable }
 }

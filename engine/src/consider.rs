@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use palimpsest_index::{Hit, Retriever};
 
 use crate::answer::{
-    ANSWER_TOKENS, Allowed, Asked, Span, SpanText, after_one_reading, answer_second_reading, answer_spans_at,
+    ANSWER_TOKENS, Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_second_reading, answer_spans_at,
     before_second_reading,
 };
 use crate::ask::{AskOptions, SECOND_READINGS, Tier, Timings};
-use crate::calibration::{Calibration, Odds};
+use crate::calibration::{Calibration, Signs};
 use crate::cancel::{Cancel, Pace};
 use crate::error::Result;
 use crate::events::Event;
+use crate::model::Sequence;
 use crate::prompt::{Origin, PassageTokens};
 use crate::read::{ReadPassage, Reader, read_missing, restore_passages};
-use crate::rerank::{Candidate, likelihoods, worth_reading};
+use crate::rerank::{Candidate, likelihoods, question_logprobs, worth_reading};
 use crate::retrieve::retrieve;
 use crate::state::State;
 use crate::store::Store;
@@ -84,10 +85,16 @@ impl Consideration {
     #[must_use]
     pub fn ranked(&self, calibration: &Calibration) -> Vec<(f32, usize)> {
         let odds = calibration.odds(self.tier);
+        let likeliest = self.likeliest();
         let mut order: Vec<(f32, usize)> =
-            self.considered.iter().enumerate().filter_map(|(i, c)| Some((c.score(odds)?, i))).collect();
+            self.considered.iter().enumerate().filter_map(|(i, c)| Some((c.signs(likeliest)?.score(odds)?, i))).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         order
+    }
+
+    /// The mean log-probability of the question where it is highest.
+    pub(crate) fn likeliest(&self) -> f32 {
+        self.considered.iter().filter_map(|c| c.candidate.question_logprob).fold(f32::NEG_INFINITY, f32::max)
     }
 
     /// What was found worth reading, read or not.
@@ -289,22 +296,35 @@ impl Batch {
             one.tokens_read += ids.len() as u64;
             c.candidate.question_logprob = Some(logprob);
         }
-        let rank = |c: &Considered| c.candidate.rank_score(reader.calibration());
+        let rank = |c: &Considered| c.candidate.rank_score(&reader.calibration().a);
         one.considered.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
         one.considered.truncate(passages);
         Ok(())
     }
 
-    /// Asks forks of the states, as many in one batch as [`STATE_BYTES`] hold.
+    /// Asks forks of the states, as many in one batch as [`STATE_BYTES`] hold. In tier A the question's own likelihood is
+    /// taken along where it counts: the same reading, with logits of every token.
     fn decode(&mut self, reader: &Reader, to_ask: Vec<ToAsk>, tier: Tier, cancel: &Cancel) -> Result<()> {
         let at_once = (STATE_BYTES / 2 / State::bytes(reader.config())).max(1);
+        let marks = reader.prompt().answer().len();
+        let likelihood = tier == Tier::A && marks > 0 && reader.calibration().wants_likelihood();
+        let mut pace = Pace::until(cancel);
         for some in to_ask.chunks(at_once) {
             let considered = some.iter().map(|(q, i, _)| &self.questions[*q].considered[*i]);
             let mut forks: Vec<State> = considered.clone().map(|c| self.states[c.state].clone()).collect();
             let texts: Vec<SpanText> = considered.map(|c| SpanText::of_passage(&c.tokens, Allowed::Text)).collect();
-            let contexts = forks.iter_mut().zip(some).zip(&texts);
-            let mut contexts: Vec<Asked<'_>> = contexts.map(|((state, (_, _, ids)), text)| Asked { state, ids, text }).collect();
-            let mut pace = Pace::until(cancel);
+            let asked = some.iter().map(|(_, _, ids)| ids.split_at(if likelihood { ids.len() - marks } else { 0 }));
+            if likelihood {
+                let batch = forks.iter_mut().zip(asked.clone());
+                let mut batch: Vec<Sequence<'_>> = batch.map(|(state, (ids, _))| Sequence { ids, state }).collect();
+                for ((q, i, _), logprob) in some.iter().zip(question_logprobs(reader, &mut batch, &mut pace)?) {
+                    self.questions[*q].considered[*i].candidate.question_logprob = Some(logprob);
+                }
+            }
+            let contexts = forks.iter_mut().zip(asked).zip(&texts);
+            let silence = Silence::Overruled;
+            let mut contexts: Vec<Asked<'_>> =
+                contexts.map(|((state, (_, ids)), text)| Asked { state, ids, silence, text }).collect();
             let spans = match tier {
                 Tier::A => answer_spans_at(reader, &mut contexts, &mut pace)?,
                 Tier::B => answer_second_reading(reader, &mut contexts, &mut pace)?,
@@ -350,12 +370,17 @@ impl Batch {
 }
 
 impl Considered {
-    /// How good an answer this is: the span's log-odds against none, with the BM25 score mixed in. `None` without an answer.
+    /// What speaks for its answer, `likeliest` being the question's mean log-probability after the passage where it is
+    /// highest. `None` without an answer.
     #[must_use]
-    pub fn score(&self, odds: &Odds) -> Option<f32> {
-        let span = self.span.as_ref()?;
-        let score = odds.score(span.margin(), span.rest_logprob(), self.candidate.relative_score);
-        score.is_finite().then_some(score)
+    pub fn signs(&self, likeliest: f32) -> Option<Signs> {
+        let span = self.span.as_ref().filter(|s| s.place.is_some())?;
+        Some(Signs {
+            margin: span.margin(),
+            rest: span.rest_logprob(),
+            relative: self.candidate.relative_score,
+            question: self.candidate.question_logprob.map_or(0.0, |logprob| logprob - likeliest),
+        })
     }
 
     /// The bytes of the passage that its answer is, white space around it left out.

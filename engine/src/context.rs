@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::answer::{Asked, after_one_reading, answer_spans_at};
+use crate::answer::{Asked, Silence, after_one_reading, answer_spans_at};
 use crate::cancel::{Cancel, Pace};
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
@@ -313,7 +313,11 @@ impl Context {
         };
         let mut fork = self.state.clone();
         let mut pace = Pace::until(cancel);
-        let span = answer_spans_at(&self.reader, &mut [Asked { state: &mut fork, ids: &asked, text: &spans }], &mut pace);
+        let span = answer_spans_at(
+            &self.reader,
+            &mut [Asked { state: &mut fork, ids: &asked, silence: Silence::Allowed, text: &spans }],
+            &mut pace,
+        );
         self.spans = Some(spans);
         let span = span?.into_iter().next();
         let place = span.as_ref().and_then(|s| s.place.clone());

@@ -47,7 +47,7 @@ pub fn convert(from: &Path, to: &Path, stored: Stored) -> Result<Converted> {
     let mut tensors: Vec<(String, Tensor)> = Vec::new();
     let mut matrices = 0;
     for (name, shape) in checkpoint.tensors() {
-        let values = checkpoint.tensor(&name, &shape)?;
+        let values = checkpoint.stored(&name, &shape)?;
         match (&shape[..], stored) {
             ([_, _], Stored::Bf16) => tensors.push((name, Tensor::bf16(shape, &values))),
             ([rows, cols], Stored::Int8) => {

@@ -1,20 +1,16 @@
 //! Questions whose answers are known -> the weights of a [`Calibration`].
 //!
 //! The weights of a score are those of a grid that put the best answers first (mean F1 of the first); the odds are a logistic
-//! regression of whether that answer is exactly right on its score and its lead, with every question that has no answer
+//! regression of whether that answer is exactly right on its score, with every question that has no answer
 //! weighted so that together they are [`UNANSWERABLE`] of all.
 
-use crate::calibration::{Odds, lead};
+use crate::calibration::{Odds, Signs};
 
 /// What one passage answered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Answered {
-    /// Log-odds of the first token against none.
-    pub margin: f32,
-    /// Mean log-probability of the further tokens.
-    pub rest: f32,
-    /// Relative BM25 score of the passage, in (0, 1].
-    pub relative: f32,
+    /// What speaks for it.
+    pub signs: Signs,
     /// Exact match, 0 or 1.
     pub em: f64,
     /// F1, 0..1.
@@ -30,11 +26,13 @@ pub struct Known {
     pub answers: Vec<Answered>,
 }
 
-/// Share of questions without an answer that the odds are fitted for: that of SQuAD 2.0's training set.
-pub const UNANSWERABLE: f64 = 1.0 / 3.0;
+/// Share of questions without an answer that the odds are fitted for: nothing is known of what will be asked.
+pub const UNANSWERABLE: f64 = 0.5;
 
-const BM25: [f32; 10] = [0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0];
-const SPAN: [f32; 6] = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0];
+const BM25: [f32; 8] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0];
+/// Of the weight of BM25.
+const QUESTION: [f32; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.2];
+const REST: [f32; 4] = [0.0, 0.5, 1.0, 2.0];
 
 /// Pulls the regression's weights towards 0, in questions.
 const RIDGE: f64 = 1.0;
@@ -42,9 +40,10 @@ const RIDGE: f64 = 1.0;
 /// The odds that fit `questions` best.
 #[must_use]
 pub fn odds(questions: &[Known]) -> Odds {
-    let grid = BM25.iter().flat_map(|&bm25| SPAN.iter().map(move |&span| Odds { bm25, span, ..Odds::default() }));
+    let weights = BM25.iter().flat_map(|b| QUESTION.iter().flat_map(move |q| REST.iter().map(move |r| (*b, b * q, *r))));
     let mut best = (f64::NEG_INFINITY, Odds::default());
-    for odds in grid {
+    for (bm25, question, rest) in weights {
+        let odds = Odds { bm25, question, rest, ..Odds::default() };
         let f1 = questions.iter().filter(|q| q.answerable).filter_map(|q| first(&odds, q)).map(|f| f.answer.f1).sum();
         if f1 > best.0 {
             best = (f1, odds);
@@ -61,82 +60,60 @@ pub fn odds(questions: &[Known]) -> Odds {
     let mut rows = Vec::new();
     for q in questions {
         if let Some(f) = first(&odds, q) {
-            let features = [1.0, f64::from(f.score), f64::from(lead(f.score, f.next))];
+            let features = [1.0, f64::from(f.score)];
             rows.push(Row { features, right: f64::from(u8::from(f.answer.em == 1.0)), weight: weight(q) });
         }
     }
-    let [bias, slope, lead] = logistic(&rows);
-    (odds.bias, odds.slope, odds.lead) = (bias as f32, slope as f32, lead as f32);
+    let [bias, slope] = logistic(&rows);
+    (odds.bias, odds.slope) = (bias as f32, slope as f32);
     odds
 }
 
 struct First<'a> {
     answer: &'a Answered,
     score: f32,
-    next: Option<f32>,
 }
 
 /// The answer that the odds put first.
 fn first<'a>(odds: &Odds, question: &'a Known) -> Option<First<'a>> {
-    let mut scored: Vec<(f32, &Answered)> =
-        question.answers.iter().map(|a| (odds.score(a.margin, a.rest, a.relative), a)).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let (score, answer) = *scored.first()?;
-    Some(First { answer, score, next: scored.get(1).map(|s| s.0) })
+    let scored = question.answers.iter().filter_map(|answer| Some(First { answer, score: answer.signs.score(odds)? }));
+    scored.max_by(|a, b| a.score.total_cmp(&b.score))
 }
 
 struct Row {
-    features: [f64; 3],
+    features: [f64; 2],
     right: f64,
     weight: f64,
 }
 
 /// Weights of a logistic regression, by Newton's method; the first feature is the constant, which is not pulled.
-fn logistic(rows: &[Row]) -> [f64; 3] {
-    let mut w = [0.0; 3];
+fn logistic(rows: &[Row]) -> [f64; 2] {
+    let mut w = [0.0; 2];
     for _ in 0..50 {
-        let (mut gradient, mut hessian) = ([0.0; 3], [[0.0; 3]; 3]);
+        let (mut gradient, mut hessian) = ([0.0; 2], [[0.0; 2]; 2]);
         for row in rows {
             let z: f64 = row.features.iter().zip(&w).map(|(x, w)| x * w).sum();
             let p = 1.0 / (1.0 + (-z).exp());
-            for i in 0..3 {
+            for i in 0..2 {
                 gradient[i] += row.weight * (p - row.right) * row.features[i];
-                for j in 0..3 {
+                for j in 0..2 {
                     hessian[i][j] += row.weight * p * (1.0 - p) * row.features[i] * row.features[j];
                 }
             }
         }
-        for i in 0..3 {
-            let pull = if i == 0 { 1e-6 } else { RIDGE };
+        for (i, pull) in [1e-6, RIDGE].into_iter().enumerate() {
             gradient[i] += pull * w[i];
             hessian[i][i] += pull;
         }
-        let step = solve(hessian, gradient);
+        let [[a, b], [c, d]] = hessian;
+        let determinant = a * d - b * c;
+        let step = [(d * gradient[0] - b * gradient[1]) / determinant, (a * gradient[1] - c * gradient[0]) / determinant];
         w.iter_mut().zip(&step).for_each(|(w, s)| *w -= s.clamp(-5.0, 5.0));
         if step.iter().all(|s| s.abs() < 1e-9) {
             break;
         }
     }
     w
-}
-
-/// `x` of `a x = b`, by elimination; `a` is positive definite.
-fn solve(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
-    for i in 0..3 {
-        for j in i + 1..3 {
-            let factor = a[j][i] / a[i][i];
-            for k in i..3 {
-                a[j][k] -= factor * a[i][k];
-            }
-            b[j] -= factor * b[i];
-        }
-    }
-    let mut x = [0.0; 3];
-    for i in (0..3).rev() {
-        let known: f64 = (i + 1..3).map(|k| a[i][k] * x[k]).sum();
-        x[i] = (b[i] - known) / a[i][i];
-    }
-    x
 }
 
 #[cfg(test)]
@@ -156,29 +133,31 @@ mod tests {
         let mut seed = 9;
         let rows: Vec<Row> = (0..20_000)
             .map(|_| {
-                let (score, lead) = (noise(&mut seed) * 20.0 - 10.0, noise(&mut seed) * 10.0);
-                let chance = 1.0 / (1.0 + (-(-1.0 + 0.4 * score + 0.2 * lead)).exp());
-                Row { features: [1.0, score, lead], right: f64::from(u8::from(noise(&mut seed) < chance)), weight: 1.0 }
+                let score = noise(&mut seed) * 20.0 - 10.0;
+                let chance = 1.0 / (1.0 + (-(-1.0 + 0.4 * score)).exp());
+                Row { features: [1.0, score], right: f64::from(u8::from(noise(&mut seed) < chance)), weight: 1.0 }
             })
             .collect();
-        let [bias, slope, lead] = logistic(&rows);
-        assert!((bias + 1.0).abs() < 0.1 && (slope - 0.4).abs() < 0.03 && (lead - 0.2).abs() < 0.03, "{bias} {slope} {lead}");
+        let [bias, slope] = logistic(&rows);
+        assert!((bias + 1.0).abs() < 0.1 && (slope - 0.4).abs() < 0.03, "{bias} {slope}");
     }
 
     #[test]
-    fn the_weight_that_puts_the_right_answer_first_is_chosen() {
-        // The right passage is BM25's first; the other one is louder.
-        let right = Answered { margin: 1.0, rest: -1.0, relative: 1.0, em: 1.0, f1: 1.0 };
-        let loud = Answered { margin: 4.0, rest: -1.0, relative: 0.5, em: 0.0, f1: 0.0 };
-        let questions = vec![Known { answerable: true, answers: vec![loud, right] }; 20];
-        let fitted = odds(&questions);
-        let top = first(&fitted, &questions[0]).expect("an answer");
-        assert_eq!(top.answer, &right);
-        assert!(fitted.chance(top.score, top.next) > 0.8, "{fitted:?}");
+    fn the_weights_that_put_the_right_answer_first_are_chosen() {
+        let right = Answered { signs: Signs { margin: 1.0, rest: -1.0, relative: 1.0, question: 0.0 }, em: 1.0, f1: 1.0 };
+        let loud = |signs| Answered { signs: Signs { margin: 9.0, ..signs }, em: 0.0, f1: 0.0 };
+        // The other one is louder; BM25 knows better, or the likelihood of the question does.
+        for other in [loud(Signs { relative: 0.5, ..right.signs }), loud(Signs { question: -1.0, ..right.signs })] {
+            let questions = vec![Known { answerable: true, answers: vec![other, right] }; 20];
+            let fitted = odds(&questions);
+            let top = first(&fitted, &questions[0]).expect("an answer");
+            assert_eq!(top.answer, &right);
+            assert!(fitted.chance(top.score) > 0.8, "{fitted:?}");
+        }
         // Without an answer anywhere, nothing is likely.
         let none = Known { answerable: false, answers: vec![Answered { em: 0.0, f1: 0.0, ..right }] };
         let fitted = odds(&[none.clone(), none]);
-        assert!(fitted.chance(1.0, None) < 0.5, "{fitted:?}");
-        assert!(odds(&[]).chance(0.0, None).is_finite());
+        assert!(fitted.chance(1.0) < 0.5, "{fitted:?}");
+        assert!(odds(&[]).chance(0.0).is_finite());
     }
 }

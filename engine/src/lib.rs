@@ -39,6 +39,7 @@ pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod stream;
+pub mod tied;
 pub mod trust;
 pub mod twin;
 mod weights;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{
-    Allowed, Asked, Span, SpanText, after_one_reading, answer_second_reading, answer_spans, before_second_reading,
+    Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_second_reading, answer_spans, before_second_reading,
 };
 use crate::cancel::Pace;
 use crate::error::{Error, Result};
@@ -130,8 +130,10 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         let (once, twice) = (after_one_reading(reader, &q.question)?, before_second_reading(reader, &q.question, &passage)?);
         let (mut a, mut b) = (state.clone(), state.clone());
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
-        let first = answer_spans(reader, &mut [Asked { state: &mut a, ids: &once, text: &text }])?;
-        let second = answer_second_reading(reader, &mut [Asked { state: &mut b, ids: &twice, text: &text }], &mut Pace::free())?;
+        let silence = Silence::Allowed;
+        let first = answer_spans(reader, &mut [Asked { state: &mut a, ids: &once, silence, text: &text }])?;
+        let second =
+            answer_second_reading(reader, &mut [Asked { state: &mut b, ids: &twice, silence, text: &text }], &mut Pace::free())?;
         let [a, b] = [said(reader, &first[0], q)?, said(reader, &second[0], q)?];
         for (sum, said) in [(&mut sum.a, &a), (&mut sum.b, &b)] {
             sum.em += said.em * 100.0 / questions.len() as f64;
@@ -139,6 +141,29 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         }
         each(&Row { n, question: q.question.clone(), a, b });
         last = Some((&q.context, passage, state));
+    }
+    Ok(sum)
+}
+
+/// The other order of reading: each question before its own paragraph and once more after it, from the empty state. Nothing
+/// that was read serves another question.
+///
+/// # Errors
+/// As [`crate::model::Model::forward`].
+pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn FnMut()) -> Result<Scores> {
+    let mut sum = Scores::default();
+    for q in questions {
+        let passage = reader.prompt().passage(&q.title, &q.context)?;
+        let mut ids = reader.prompt().question(&q.question)?;
+        ids.extend_from_slice(&passage.ids);
+        ids.extend(after_one_reading(reader, &q.question)?);
+        let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
+        let mut state = State::empty(reader.config());
+        let mut asked = [Asked { state: &mut state, ids: &ids, silence: Silence::Allowed, text: &text }];
+        let said = said(reader, &answer_spans(reader, &mut asked)?[0], q)?;
+        sum.em += said.em * 100.0 / questions.len() as f64;
+        sum.f1 += said.f1 * 100.0 / questions.len() as f64;
+        each();
     }
     Ok(sum)
 }

@@ -44,6 +44,8 @@ pub struct Config {
     pub norm_eps: f32,
     /// Erase gate in [0, 2] instead of [0, 1].
     pub allow_neg_eigval: bool,
+    /// Write gate in [0, 2], too: what `allow_neg_eigval` means where both gates are one.
+    pub doubled_write: bool,
     /// What the output gate's logits go through.
     pub output_gate: OutputGate,
     /// The head is the embedding table.
@@ -65,6 +67,7 @@ impl Default for Config {
             gate_rank: 0,
             norm_eps: 1e-5,
             allow_neg_eigval: false,
+            doubled_write: false,
             output_gate: OutputGate::Sigmoid,
             tied: true,
         }
@@ -488,7 +491,7 @@ impl Model {
         kernels.l2_norm(q, c.key_dim)?;
         kernels.l2_norm(k, c.key_dim)?;
         kernels.sigmoid(b, if c.allow_neg_eigval { 2.0 } else { 1.0 })?;
-        kernels.sigmoid(w, 1.0)?;
+        kernels.sigmoid(w, if c.doubled_write { 2.0 } else { 1.0 })?;
         kernels.matmul(decay_low, &block.f_up, g)?;
         kernels.log_decay(g, &block.a_log, &block.dt_bias)?;
 

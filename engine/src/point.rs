@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::answer::{ANSWER_TOKENS, Asked, Span};
+use crate::answer::{ANSWER_TOKENS, Asked, Silence, Span};
 use crate::cancel::Pace;
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
@@ -31,11 +31,11 @@ pub fn point_spans(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>
         }
     })?;
     let none = reader.prompt().none();
-    Ok(asked.iter().zip(&places).map(|(a, places)| best(places, none, |range| a.text.span(range))).collect())
+    Ok(asked.iter().zip(&places).map(|(a, places)| best(places, none, a.silence, |range| a.text.span(range))).collect())
 }
 
 /// The best span of places `[start, end]`, of those that `ids` gives the ids of; place 0 stands for none.
-fn best(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -> Option<Vec<u32>>) -> Span {
+fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(Range<usize>) -> Option<Vec<u32>>) -> Span {
     let total = |side: usize| {
         let high = places.iter().map(|p| p[side]).fold(f32::NEG_INFINITY, f32::max);
         high + places.iter().map(|p| (p[side] - high).exp()).sum::<f32>().ln()
@@ -58,7 +58,7 @@ fn best(places: &[[f32; 2]], none: Option<u32>, ids: impl Fn(Range<usize>) -> Op
         _ => f32::NEG_INFINITY,
     };
     let logprob = found.as_ref().map_or(f32::NEG_INFINITY, |(score, _)| score - all);
-    let place = found.map(|(_, place)| place).filter(|_| logprob > none_logprob);
+    let place = found.map(|(_, place)| place).filter(|_| logprob > none_logprob || silence == Silence::Overruled);
     let said = place.clone().and_then(&ids);
     Span {
         ids: said.unwrap_or_else(|| none.into_iter().collect()),
@@ -86,7 +86,8 @@ mod tests {
         for forbidden in [0usize, 7, 39] {
             let places: Vec<[f32; 2]> = ids.iter().map(|_| [random(), random()]).collect();
             let allowed = |r: Range<usize>| (!r.contains(&forbidden) && r.start > 0).then(|| ids[r].to_vec());
-            let span = best(&places, Some(4), allowed);
+            let span = best(&places, Some(4), Silence::Allowed, allowed);
+            let forced = best(&places, Some(4), Silence::Overruled, allowed);
             let sum = |side: usize| places.iter().map(|p| f64::from(p[side]).exp()).sum::<f64>().ln();
             let mut want = (f64::NEG_INFINITY, 0..0);
             for from in 1..ids.len() {
@@ -101,6 +102,7 @@ mod tests {
             assert!((f64::from(span.logprob) - logprob).abs() < 1e-4, "{span:?} {want:?}");
             let none = f64::from(places[0][0] + places[0][1]) - sum(0) - sum(1);
             assert!((f64::from(span.none_logprob) - none).abs() < 1e-4);
+            assert_eq!((&forced.place, forced.logprob), (&Some(want.1.clone()), span.logprob));
             let told = (logprob > none).then_some(want.1);
             assert_eq!(span.place, told);
             assert_eq!(span.ids, told.map_or(vec![4], |place| ids[place].to_vec()));
@@ -109,7 +111,7 @@ mod tests {
 
     #[test]
     fn nothing_to_point_at_is_none() {
-        let span = best(&[], Some(4), |_| None);
+        let span = best(&[], Some(4), Silence::Allowed, |_| None);
         assert_eq!((span.place, span.ids), (None, vec![4]));
     }
 }

@@ -7,7 +7,7 @@ use palimpsest_index::measure::{corpus, evaluate_with};
 use palimpsest_index::{Index, Options};
 use serde::Serialize;
 
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, Odds};
 use crate::cancel::Pace;
 use crate::collection::Collection;
 use crate::error::Result;
@@ -49,9 +49,9 @@ fn candidates(reader: &Reader, index: &Index, store: &Store, question: &str, n: 
 
 /// Documents in the order of their best candidate.
 fn documents(candidates: &[Candidate], weight: f32) -> Vec<String> {
-    let calibration = Calibration { question: weight, ..Calibration::default() };
+    let odds = Odds { bm25: 1.0, question: weight, ..Odds::default() };
     let mut order: Vec<&Candidate> = candidates.iter().collect();
-    order.sort_by(|a, b| b.rank_score(&calibration).total_cmp(&a.rank_score(&calibration)));
+    order.sort_by(|a, b| b.rank_score(&odds).total_cmp(&a.rank_score(&odds)));
     let mut seen = HashSet::new();
     order.iter().map(|c| c.hit.document.clone()).filter(|d| seen.insert(d.clone())).collect()
 }

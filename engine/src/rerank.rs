@@ -1,12 +1,13 @@
 //! The passages worth reading, and in which order: BM25's, or that with the reader's own likelihood of the question mixed in.
 //!
-//! The likelihood comes from the state after the passage, so a passage that was read before costs the question only. It is
-//! off unless asked for: [`crate::AskOptions::rerank`] says what was measured.
+//! The likelihood comes from the state after the passage, so a passage that was read before costs the question only. Among
+//! the passages that are asked it is always taken along, where the reader's calibration gives it weight; reading more of them
+//! first to choose from is [`crate::AskOptions::rerank`]. ARCHITECTURE.md has what was measured.
 
 use palimpsest_index::Hit;
 
 use crate::answer::log_sum_exp;
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, Odds};
 use crate::cancel::Pace;
 use crate::error::Result;
 use crate::model::{Sequence, Want};
@@ -25,10 +26,10 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// What candidates are ordered by.
+    /// What candidates are ordered by: the signs of an answer that there are before one.
     #[must_use]
-    pub fn rank_score(&self, calibration: &Calibration) -> f32 {
-        self.relative_score.ln() + calibration.question * self.question_logprob.unwrap_or_default()
+    pub fn rank_score(&self, odds: &Odds) -> f32 {
+        odds.bm25 * self.relative_score.ln() + odds.question * self.question_logprob.unwrap_or_default()
     }
 }
 

@@ -136,7 +136,8 @@ impl Twin {
         let value = conv(&linear(x, &l.v)?, &l.taps[2], &mut state[at.conv_v..])?.reshape((t, hv, v))?;
         let erase = if c.allow_neg_eigval { 2.0 } else { 1.0 };
         let b = keys((sigmoid(&linear(x, &l.b)?)? * erase)?)?;
-        let w = sigmoid(&linear(x, &l.w)?)?.reshape((t, hv, v))?;
+        let write = if c.doubled_write { 2.0 } else { 1.0 };
+        let w = (sigmoid(&linear(x, &l.w)?)? * write)?.reshape((t, hv, v))?;
         let f = linear(&linear(x, &l.f[0])?, &l.f[1])?.broadcast_add(&l.dt_bias)?.reshape((t, h, k))?;
         // softplus(f) = max(f, 0) + ln(1 + exp(-|f|))
         let softplus = (f.relu()? + ((f.abs()?.neg()?.exp()? + 1.0)?).log()?)?;

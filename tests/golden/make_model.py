@@ -123,4 +123,5 @@ def main():
     write(HERE / "nvidia_hybrid/model.safetensors", hybrid, {"note": "the second layer is attention: to be refused by name"})
 
 
-main()
+if __name__ == "__main__":
+    main()

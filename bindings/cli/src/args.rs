@@ -356,6 +356,9 @@ pub(crate) enum EvalVerb {
         /// Write a JSON line for each question here
         #[arg(long, value_name = "OUT")]
         rows: Option<PathBuf>,
+        /// Measure the other order of reading, too: the question before its paragraph and after it
+        #[arg(long)]
+        question_first: bool,
         #[command(flatten)]
         reader: ReaderArgs,
     },

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use palimpsest_engine::calibrate::calibrate;
 use palimpsest_engine::collection::{self, Collection, CollectionScores, Extent};
-use palimpsest_engine::measure::{given_paragraph, questions};
+use palimpsest_engine::measure::{self, given_paragraph, questions};
 use palimpsest_engine::ranking::{self, AtWeight};
 use palimpsest_engine::{AskOptions, Error, Reader, Result, fidelity, index};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::verbs::{io, open_reader};
 
 pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
     match &args.verb {
-        EvalVerb::Qa { file, limit, rows, reader } => {
+        EvalVerb::Qa { file, limit, rows, question_first, reader } => {
             let questions = questions(file, *limit)?;
             let reader = open_reader(reader)?;
             let bar = show::progress_bar();
@@ -27,12 +27,17 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
                 bar.inc(1);
                 sink.write(row);
             })?;
+            let first = question_first.then(|| measure::question_first(&reader, &questions, &mut || bar.inc(1))).transpose()?;
             bar.finish_and_clear();
             sink.finish()?;
-            out.object(json!({ "n": questions.len(), "tiers": scores }), || {
+            let mut value = json!({ "n": questions.len(), "tiers": scores });
+            if let Some(first) = first {
+                value["question_first"] = json!(first);
+            }
+            out.object(value, || {
                 println!("{} questions", questions.len());
-                for (tier, s) in [("A", scores.a), ("B", scores.b)] {
-                    println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1);
+                for (tier, s) in [("A", Some(scores.a)), ("B", Some(scores.b)), ("A with the question first", first)] {
+                    s.into_iter().for_each(|s| println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1));
                 }
             })
         }
