@@ -69,7 +69,7 @@ fn a_reader_in_nvidias_shards_reads_and_answers() {
         let options = AskOptions { min_confidence: 0.0, ..AskOptions::default() };
         let answer = engine.ask("Which city is the capital of Kenya?", &options).expect("asked");
         assert!(answer.citations[0].quote.contains(answer.answer.as_deref().expect("some span")), "{answer:?}");
-        let free = engine.ask("Which city?", &AskOptions { free: true, ..options }).expect("asked");
+        let free = engine.ask("Is Nairobi the capital?", &AskOptions { free: true, ..options }).expect("asked");
         assert!(text.contains(&free.citations[0].quote) && free.tokens_restored > 0, "{free:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::answer::{Allowed, Asked, Span, SpanText, after_one_reading, answer_spans};
+use crate::answer::{Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_spans};
 use crate::compose::Part;
 use crate::error::{Error, Result};
 use crate::measure::{Question, squad_scores};
@@ -53,8 +53,11 @@ struct Way<'a> {
 fn ask_all(reader: &Reader, q: &Question, gold: &[u32], ways: &[Way<'_>], sums: &mut [Fidelity]) -> Result<Vec<Span>> {
     let asked = after_one_reading(reader, &q.question)?;
     let mut forks: Vec<State> = ways.iter().map(|w| w.state.clone()).collect();
-    let mut contexts: Vec<Asked<'_>> =
-        forks.iter_mut().zip(ways).map(|(state, w)| Asked { state, ids: &asked, text: w.text }).collect();
+    let mut contexts: Vec<Asked<'_>> = forks
+        .iter_mut()
+        .zip(ways)
+        .map(|(state, w)| Asked { state, ids: &asked, silence: Silence::Allowed, text: w.text })
+        .collect();
     let spans = answer_spans(reader, &mut contexts)?;
     // The right answer, given: the distribution before each of its tokens and before its end.
     let told: Vec<u32> = asked.iter().chain(gold).copied().collect();
@@ -204,8 +207,11 @@ pub fn composition(
         let asked = after_one_reading(reader, &q.question)?;
         ways.clear();
         let mut forks: Vec<State> = parts.iter().map(|p| p.state().clone()).collect();
-        let mut contexts: Vec<Asked<'_>> =
-            forks.iter_mut().zip(&alone).map(|(state, text)| Asked { state, ids: &asked, text }).collect();
+        let mut contexts: Vec<Asked<'_>> = forks
+            .iter_mut()
+            .zip(&alone)
+            .map(|(state, text)| Asked { state, ids: &asked, silence: Silence::Allowed, text })
+            .collect();
         let apart = answer_spans(reader, &mut contexts)?;
         let surest = apart.iter().max_by(|a, b| a.margin().total_cmp(&b.margin()));
         (here[2].em, here[2].f1, here[2].same_answers) = (0.0, 0.0, 0.0);
