@@ -1,4 +1,10 @@
 //! How fast does it read? Ratios of rates measured in turn in one run, since machines are shared and noisy.
+//!
+//! [`mod@decode`] and [`mod@kernels`] ask the same of a decode step and of single operations, on the CPU and on a GPU.
+
+pub mod decode;
+pub mod kernels;
+mod rates;
 
 use std::time::Instant;
 
@@ -6,7 +12,7 @@ use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::model::{MAX_ROWS, Sequence, Want};
+use crate::model::{MAX_ROWS, Model, Sequence, Want};
 use crate::read::Reader;
 use crate::state::State;
 
@@ -45,16 +51,19 @@ pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadB
     if tokens == 0 || rounds == 0 {
         return Err(Error::Input("a benchmark needs at least one token and one round".into()));
     }
+    let Some(model) = reader.model() else {
+        return Err(Error::Input("this benchmark is of reading on the CPU: --device cpu".into()));
+    };
     let vocabulary = reader.config().vocabulary as u64;
     let ids: Vec<u32> = pseudo_random().take(tokens).map(|x| (x % vocabulary) as u32).collect();
     let mut state = State::empty(reader.config());
-    let products = Products::new(reader, tokens.min(MAX_ROWS))?;
+    let products = Products::new(model, tokens.min(MAX_ROWS))?;
     let (mut read, mut gemm, mut candle) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
         state = State::empty(reader.config());
         let times = [
             timed(|| reader.forward(&mut [Sequence { ids: &ids, state: &mut state }], Want::Nothing, &mut |_, _, _| {}))?,
-            timed(|| products.ours(reader, tokens))?,
+            timed(|| products.ours(reader, model, tokens))?,
             timed(|| products.candle(reader, tokens))?,
         ];
         // The first round warms up memory and threads.
@@ -69,7 +78,7 @@ pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadB
         tokens,
         rounds,
         threads: reader.threads(),
-        isa: reader.model().kernels().isa().to_string(),
+        isa: model.kernels().isa().to_string(),
         dtype: format!("{:?}", reader.dtype()).to_lowercase(),
         tokens_per_s: read,
         gemm_tokens_per_s: gemm,
@@ -77,6 +86,66 @@ pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadB
         candle_tokens_per_s: candle,
         ratio_candle: read / candle,
         state_bytes: size_of_val(state.data()),
+    })
+}
+
+/// Rates of reading on a GPU: medians over the rounds.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceReadBench {
+    /// Tokens read in each round.
+    pub tokens: usize,
+    /// Rounds.
+    pub rounds: usize,
+    /// The GPU.
+    pub device: String,
+    /// The reader, as a caller sees it; the last token's logits are not made.
+    pub tokens_per_s: f64,
+    /// Multiply-adds of its projections, twice, a second.
+    pub flops_per_s: f64,
+    /// The same of one large product, measured in this run.
+    pub gemm_flops_per_s: f64,
+    /// The former over the latter.
+    pub ratio_gemm: f64,
+    /// Bytes of the state: the same after any number of tokens.
+    pub state_bytes: usize,
+}
+
+/// Measures reading on a GPU beside one large product.
+///
+/// # Errors
+/// As [`crate::model::Model::forward`]; [`Error::Input`] when the reader reads on the CPU.
+pub fn bench_read_on_gpu(reader: &Reader, tokens: usize, rounds: usize) -> Result<DeviceReadBench> {
+    let Some(model) = reader.device_model() else {
+        return Err(Error::Input("this benchmark is of reading on a GPU: --device cuda".into()));
+    };
+    if tokens == 0 || rounds == 0 {
+        return Err(Error::Input("a benchmark needs at least one token and one round".into()));
+    }
+    let vocabulary = reader.config().vocabulary as u64;
+    let ids: Vec<u32> = pseudo_random().take(tokens).map(|x| (x % vocabulary) as u32).collect();
+    let mut read = Vec::new();
+    for round in 0..=rounds {
+        let mut state = State::empty(reader.config());
+        let seconds = timed(|| {
+            reader.append(&mut [Sequence { ids: &ids, state: &mut state }])?;
+            Ok(model.gpu().synchronise()?)
+        })?;
+        if round > 0 {
+            read.push(tokens as f64 / seconds);
+        }
+    }
+    let tokens_per_s = median(read);
+    let flops_per_s = tokens_per_s * 2.0 * reader.config().projection_weights() as f64;
+    let gemm_flops_per_s = rates::gpu_flops_per_s(model.gpu())?;
+    Ok(DeviceReadBench {
+        tokens,
+        rounds,
+        device: reader.device(),
+        tokens_per_s,
+        flops_per_s,
+        gemm_flops_per_s,
+        ratio_gemm: flops_per_s / gemm_flops_per_s,
+        state_bytes: State::bytes(reader.config()),
     })
 }
 
@@ -89,8 +158,8 @@ struct Products {
 }
 
 impl Products {
-    fn new(reader: &Reader, rows: usize) -> Result<Self> {
-        let widest = reader.model().projections().map(|m| m.cols()).max().unwrap_or(0);
+    fn new(model: &Model, rows: usize) -> Result<Self> {
+        let widest = model.projections().map(|m| m.cols()).max().unwrap_or(0);
         let noise = |n: usize| -> Vec<f32> { pseudo_random().take(n).map(|x| (x % 2001) as f32 / 1000.0 - 1.0).collect() };
         let tensor = |rows: usize, cols: usize| {
             Tensor::from_vec(noise(rows * cols), (rows, cols), &Device::Cpu)
@@ -98,21 +167,21 @@ impl Products {
         };
         let mut candle_x = Vec::new();
         let mut candle_w = Vec::new();
-        for m in reader.model().projections() {
+        for m in model.projections() {
             candle_x.push(tensor(rows, m.cols())?);
             candle_w.push(tensor(m.rows(), m.cols())?);
         }
         Ok(Self { rows, x: noise(rows * widest), candle_x, candle_w })
     }
 
-    fn ours(&self, reader: &Reader, tokens: usize) -> Result<()> {
+    fn ours(&self, reader: &Reader, model: &Model, tokens: usize) -> Result<()> {
         let mut out = Vec::new();
         reader.install(|| {
             for from in (0..tokens).step_by(self.rows) {
                 let rows = self.rows.min(tokens - from);
-                for m in reader.model().projections() {
+                for m in model.projections() {
                     out.resize(rows * m.rows(), 0.0);
-                    reader.model().kernels().matmul(&self.x[..rows * m.cols()], m, &mut out)?;
+                    model.kernels().matmul(&self.x[..rows * m.cols()], m, &mut out)?;
                 }
             }
             Ok(())
@@ -139,13 +208,13 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(clock.elapsed().as_secs_f64())
 }
 
-fn median(mut rates: Vec<f64>) -> f64 {
+pub(crate) fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
 }
 
 /// xorshift64: the values do not matter, only that they are no zeros and the same in every run.
-fn pseudo_random() -> impl Iterator<Item = u64> {
+pub(crate) fn pseudo_random() -> impl Iterator<Item = u64> {
     std::iter::successors(Some(0x9e37_79b9_7f4a_7c15_u64), |x| {
         let x = x ^ (x << 13);
         let x = x ^ (x >> 7);

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
 use crate::snapshot::{Chain, Form, Restore, Snapshot};
-use crate::state::State;
+use crate::state::{SEGMENT, State};
 use crate::store::Store;
 use lock::Lock;
 use log::{Log, LogSpans, SEAL};
@@ -464,6 +464,11 @@ impl Context {
         Ok(ids)
     }
 
+    /// The ids between the last boundary of a segment and `tokens`.
+    fn since_boundary(&self, tokens: u64) -> Result<Vec<u32>> {
+        self.ids(tokens / SEGMENT as u64 * SEGMENT as u64..tokens)
+    }
+
     /// The chain of the first `tokens` ids.
     fn chain_of(&self, tokens: u64) -> Result<Chain> {
         let mut chain = Chain::new(self.reader.fingerprint());
@@ -508,8 +513,8 @@ impl Context {
         };
         let chain = self.chain_of(tokens)?;
         let state = Snapshot::decode(&bytes, self.reader.fingerprint(), &chain.key()).map_err(|e| e.to_string());
-        let config = self.reader.config();
-        let state = state.and_then(|s| State::from_parts(config, s.tokens, s.data).ok_or("it is of another size".into()));
+        let since = self.since_boundary(tokens)?;
+        let state = state.and_then(|s| self.reader.take_up(s.tokens, s.data, &since).ok_or("it is of another size".into()));
         Ok(state.map(|state| (state, chain)))
     }
 
@@ -534,7 +539,7 @@ impl Context {
         let found = store.longest_of(self.reader.fingerprint(), log.tokens(), &mut |chain, range| log.hash(chain, range))?;
         // A state that is only near is not the one that this context stands for.
         if let (Some(snapshot), Restore::Exact { tokens } | Restore::Prefix { tokens }) = found
-            && let Some(state) = State::from_parts(self.reader.config(), snapshot.tokens, snapshot.data)
+            && let Some(state) = self.reader.take_up(snapshot.tokens, snapshot.data, &self.since_boundary(tokens)?)
         {
             self.chain = self.chain_of(tokens)?;
             self.state = state;

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::files::ReaderFiles;
-use crate::read::{Reader, ReaderOptions};
+use crate::read::{Device, Reader, ReaderOptions};
 use crate::snapshot::Form;
 use crate::store::{Store, StoreEvent, StoreOptions, StoreStats, VerifyReport};
 
@@ -32,6 +32,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// What the reader's matrices are kept as in memory; int8 where they are stored so, else f32, where `None`.
     pub dtype: Option<Dtype>,
+    /// Where the reader reads.
+    pub device: Device,
     /// Bytes that snapshots may take on disk.
     pub snapshot_budget_bytes: u64,
     /// Language of a new store's documents, by its English name or two-letter code; English where `None`. A store that is
@@ -51,6 +53,7 @@ impl Options {
             reader: None,
             threads: None,
             dtype: None,
+            device: Device::Auto,
             snapshot_budget_bytes: 1 << 30,
             language: None,
             state_form: Form::F32,
@@ -275,7 +278,9 @@ impl Engine {
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
         let index = self.index.notices().into_iter().map(|n| n.to_string());
-        index.chain(self.events.iter().map(ToString::to_string)).collect()
+        let reader = self.loaded();
+        let reader = reader.iter().flat_map(|r| r.notices().to_vec()).collect::<Vec<_>>();
+        index.chain(self.events.iter().map(ToString::to_string)).chain(reader).collect()
     }
 
     /// Reads every byte of the store again and compares it with what was written. `repair` removes snapshots that are not
@@ -389,7 +394,7 @@ impl Engine {
             Some(files) => files.clone(),
             None => ReaderFiles::folder(default_reader()?),
         };
-        let options = ReaderOptions { threads: self.options.threads, dtype: self.options.dtype };
+        let options = ReaderOptions { threads: self.options.threads, dtype: self.options.dtype, device: self.options.device };
         let reader = Arc::new(Reader::open_files(&files, &options)?);
         *loaded = Some(reader.clone());
         Ok(reader)
@@ -400,7 +405,7 @@ impl Engine {
     pub fn trim_memory(&self) -> u64 {
         let mut loaded = self.loaded();
         match loaded.take() {
-            Some(reader) if Arc::strong_count(&reader) == 1 => reader.model().weight_bytes() as u64,
+            Some(reader) if Arc::strong_count(&reader) == 1 => reader.weight_bytes() as u64,
             Some(reader) => {
                 reader.trim_memory();
                 *loaded = Some(reader);

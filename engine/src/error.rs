@@ -45,6 +45,9 @@ pub enum Error {
     /// The arithmetic refused: this processor lacks what was asked for, or shapes do not fit.
     #[error(transparent)]
     Kernel(#[from] palimpsest_kernels::KernelError),
+    /// The GPU cannot be used, or no longer.
+    #[error(transparent)]
+    Cuda(#[from] palimpsest_kernels::cuda::CudaError),
     /// A shape handed to a kernel does not fit: an error of the engine itself, please report it.
     #[error(transparent)]
     Shape(#[from] palimpsest_kernels::ShapeError),

@@ -19,6 +19,7 @@ pub mod compose;
 pub mod consider;
 pub mod context;
 pub mod convert;
+pub mod device;
 mod engine;
 mod error;
 pub mod events;
@@ -52,7 +53,7 @@ pub use engine::{Engine, Options, Status, Verified, default_reader, store_name};
 pub use error::{Error, Result};
 pub use events::{Event, Events};
 pub use files::ReaderFiles;
-pub use read::{Reader, ReaderOptions};
+pub use read::{Device, Reader, ReaderOptions};
 pub use snapshot::{Refusal, Restore};
 
 pub use palimpsest_index as index;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use palimpsest_kernels::cuda::{CudaError, Gpu};
 use palimpsest_kernels::{Dtype, Kernels};
 
 use crate::calibration::Calibration;
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Dialect};
+use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::files::ReaderFiles;
 use crate::model::{Config, MAX_ROWS, Model, Scratch, Sequence, Want};
@@ -29,13 +31,34 @@ pub struct ReaderOptions {
     pub threads: Option<usize>,
     /// What matrices are kept as in memory; int8 where they are stored so, else f32, where `None`.
     pub dtype: Option<Dtype>,
+    /// Where it reads.
+    pub device: Device,
+}
+
+/// Where a reader reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// On an NVIDIA GPU where one can be used, else on the CPU: [`Reader::device`] says which, and [`Reader::notices`] why a GPU
+    /// that is there was not used.
+    #[default]
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On an NVIDIA GPU, or not at all.
+    Cuda,
+}
+
+enum Network {
+    Cpu(Box<Model>),
+    Cuda(Box<DeviceModel>),
 }
 
 /// A reader ready to read: network, tokenizer and form of prompts, with the fingerprint that its snapshots carry.
 pub struct Reader {
     folder: PathBuf,
     dialect: Dialect,
-    model: Model,
+    network: Network,
+    notices: Vec<String>,
     dtype: Dtype,
     prompt: Prompt,
     calibration: Calibration,
@@ -72,17 +95,32 @@ impl Reader {
             .thread_name(|i| format!("palimpsest-{i}"))
             .build()
             .map_err(|e| Error::Input(format!("{:?} threads cannot be started: {e}", options.threads)))?;
-        let fingerprint = Fingerprint::new(
-            weights_hash(from, &checkpoint)?,
-            tokenizer_hash(from)?,
-            STATE_FORMAT,
-            &format!("cpu {} {dtype:?}", kernels.isa()),
-        );
-        let model = threads.install(|| Model::load(&checkpoint, kernels, dtype))?;
+        let mut notices = Vec::new();
+        let network = threads.install(|| match options.device {
+            Device::Cpu => Ok(Network::Cpu(Box::new(Model::load(&checkpoint, kernels, dtype)?))),
+            Device::Cuda => Ok(Network::Cuda(Box::new(on_gpu(&checkpoint)?))),
+            Device::Auto => match on_gpu(&checkpoint) {
+                Ok(model) => Ok(Network::Cuda(Box::new(model))),
+                Err(Error::Cuda(reason)) => {
+                    // That there is no GPU is no news: `device` says where it reads.
+                    if !matches!(reason, CudaError::Missing { .. }) {
+                        notices.push(format!("reading on the CPU: {reason}"));
+                    }
+                    Ok(Network::Cpu(Box::new(Model::load(&checkpoint, kernels, dtype)?)))
+                }
+                Err(other) => Err(other),
+            },
+        })?;
+        let (dtype, arithmetic) = match &network {
+            Network::Cpu(_) => (dtype, format!("cpu {} {dtype:?}", kernels.isa())),
+            Network::Cuda(model) => (Dtype::Bf16, model.gpu().arithmetic()),
+        };
+        let fingerprint = Fingerprint::new(weights_hash(from, &checkpoint)?, tokenizer_hash(from)?, STATE_FORMAT, &arithmetic);
         Ok(Self {
             folder: from.name().to_path_buf(),
             dialect: checkpoint.dialect(),
-            model,
+            network,
+            notices,
             dtype,
             calibration: Calibration::open(from, prompt.none().is_some())?,
             prompt,
@@ -110,16 +148,55 @@ impl Reader {
         self.dtype
     }
 
-    /// The network.
+    /// The network, where it reads on the CPU.
     #[must_use]
-    pub fn model(&self) -> &Model {
-        &self.model
+    pub fn model(&self) -> Option<&Model> {
+        match &self.network {
+            Network::Cpu(model) => Some(model),
+            Network::Cuda(_) => None,
+        }
+    }
+
+    /// The network, where it reads on a GPU.
+    #[must_use]
+    pub fn device_model(&self) -> Option<&DeviceModel> {
+        match &self.network {
+            Network::Cpu(_) => None,
+            Network::Cuda(model) => Some(model),
+        }
+    }
+
+    /// Where it reads: the instruction set, or the GPU's name.
+    #[must_use]
+    pub fn device(&self) -> String {
+        match &self.network {
+            Network::Cpu(model) => format!("cpu ({})", model.kernels().isa()),
+            Network::Cuda(model) => format!("cuda ({})", model.gpu().name()),
+        }
+    }
+
+    /// Bytes that the weights take in memory.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        match &self.network {
+            Network::Cpu(model) => model.weight_bytes(),
+            Network::Cuda(model) => model.weight_bytes(),
+        }
+    }
+
+    /// What the user should know of how it was opened.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// The shape of the network.
     #[must_use]
     pub fn config(&self) -> &Config {
-        self.model.config()
+        match &self.network {
+            Network::Cpu(model) => model.config(),
+            Network::Cuda(model) => model.config(),
+        }
     }
 
     /// The tokenizer and the form of its prompts.
@@ -157,9 +234,19 @@ impl Reader {
         self.threads.install(work)
     }
 
+    /// The state after `ids`, taken up again from the `data` that was kept of it. `None` when that is not of the right size.
+    #[must_use]
+    pub fn take_up(&self, tokens: u64, data: Vec<f32>, ids: &[u32]) -> Option<State> {
+        let state = State::from_parts(self.config(), tokens, data)?;
+        Some(if self.device_model().is_some() { state.with_tail(ids) } else { state })
+    }
+
     /// Lets go of the buffers of calls that ended.
     pub fn trim_memory(&self) {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Network::Cuda(model) = &self.network {
+            model.trim_memory();
+        }
     }
 
     /// Appends ids to states, all sequences in one batch.
@@ -189,9 +276,12 @@ impl Reader {
         batch: &mut [Sequence<'_>],
         transitions: Vec<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
+        let Network::Cpu(model) = &self.network else {
+            return Err(Error::Input("parts are made on the CPU alone: open the reader with Device::Cpu".into()));
+        };
         let mut scratch = Scratch::default();
         scratch.transitions = transitions;
-        self.threads.install(|| self.model.forward(batch, Want::Nothing, &mut scratch, &mut |_, _, _| {}))?;
+        self.threads.install(|| model.forward(batch, Want::Nothing, &mut scratch, &mut |_, _, _| {}))?;
         Ok(scratch.transitions)
     }
 
@@ -206,11 +296,19 @@ impl Reader {
         pace: &mut Pace<'_>,
         sink: &mut (dyn FnMut(usize, usize, &[f32]) + Send),
     ) -> Result<()> {
+        let model = match &self.network {
+            Network::Cpu(model) => model,
+            Network::Cuda(model) => return model.forward_at(batch, want, pace, sink),
+        };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let result = self.threads.install(|| self.model.forward_at(batch, want, &mut scratch, pace, sink));
+        let result = self.threads.install(|| model.forward_at(batch, want, &mut scratch, pace, sink));
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
     }
+}
+
+fn on_gpu(checkpoint: &Checkpoint) -> Result<DeviceModel> {
+    DeviceModel::load(checkpoint, Gpu::open()?)
 }
 
 /// A passage and what the reader remembers of it.
@@ -343,7 +441,7 @@ fn read_beginnings(reader: &Reader, passages: &mut [ReadPassage], pace: &mut Pac
 
 fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {
     let (snapshot, restore) = store.longest(reader.fingerprint(), ids);
-    let state = snapshot.and_then(|Snapshot { tokens, data }| State::from_parts(reader.config(), tokens, data));
+    let state = snapshot.and_then(|Snapshot { tokens, data }| reader.take_up(tokens, data, ids.get(..tokens as usize)?));
     match state {
         Some(state) => (state, restore),
         None => {

@@ -4,6 +4,10 @@
 //! three short convolutions, oldest first: q `[3, H*K]`, k `[3, H*K]`, v `[3, HV*V]`. The state passes into the model and
 //! out of it and is never owned by it, so that a fork is a clone and a snapshot is its bytes.
 
+use std::sync::{Arc, OnceLock};
+
+use palimpsest_kernels::cuda::Buffer;
+
 use crate::model::Config;
 
 /// Tokens of a segment. Reading is cut at multiples of it, counted from the start of the context, so that the arithmetic of
@@ -42,23 +46,79 @@ fn elements_per_layer(config: &Config) -> usize {
 }
 
 /// The memory of one context: what `tokens` tokens left behind.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// On a GPU it is what was there at the last boundary of a segment, and the ids since: see `device.rs`. Then [`State::data`] is the
+/// state at that boundary, fetched when it is asked for, and [`State::with_tail`] gives the ids back to a state taken up again.
+#[derive(Debug, Clone)]
 pub struct State {
     tokens: u64,
-    data: Vec<f32>,
+    elements: usize,
+    data: OnceLock<Vec<f32>>,
+    tail: Vec<u32>,
+    resident: Option<Resident>,
+}
+
+/// A state that lies on a GPU.
+#[derive(Debug, Clone)]
+pub(crate) struct Resident {
+    /// After the last whole segment.
+    pub(crate) boundary: Arc<Buffer>,
+    /// After the ids since; `None` when there are none, or they were not gone through yet.
+    pub(crate) live: Option<Arc<Buffer>>,
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.tail == other.tail && self.data() == other.data()
+    }
 }
 
 impl State {
     /// The state before the first token: all zeros.
     #[must_use]
     pub fn empty(config: &Config) -> Self {
-        Self { tokens: 0, data: vec![0.0; Self::elements(config)] }
+        Self::of(0, vec![0.0; Self::elements(config)])
     }
 
     /// A state taken up again from its parts. `None` when `data` is not of `config`'s size.
     #[must_use]
     pub fn from_parts(config: &Config, tokens: u64, data: Vec<f32>) -> Option<Self> {
-        (data.len() == Self::elements(config)).then_some(Self { tokens, data })
+        (data.len() == Self::elements(config)).then(|| Self::of(tokens, data))
+    }
+
+    fn of(tokens: u64, data: Vec<f32>) -> Self {
+        Self { tokens, elements: data.len(), data: OnceLock::from(data), tail: Vec::new(), resident: None }
+    }
+
+    /// The same, of a reader on a GPU whose last tokens were `ids`: those since the last boundary are kept with it.
+    #[must_use]
+    pub fn with_tail(mut self, ids: &[u32]) -> Self {
+        let since = (self.tokens % SEGMENT as u64) as usize;
+        self.tail = ids[ids.len().saturating_sub(since)..].to_vec();
+        self
+    }
+
+    /// The ids since the last boundary, of a state of a reader on a GPU.
+    #[must_use]
+    pub fn tail(&self) -> &[u32] {
+        &self.tail
+    }
+
+    /// Elements it has, wherever they lie.
+    pub(crate) fn len(&self) -> usize {
+        self.elements
+    }
+
+    pub(crate) fn take_resident(&mut self) -> Option<Resident> {
+        self.resident.take()
+    }
+
+    /// What it is after `tokens` more: `resident`, and `tail` since the last boundary.
+    pub(crate) fn settle(&mut self, tokens: usize, tail: Vec<u32>, resident: Resident) {
+        self.tokens += tokens as u64;
+        self.tail = tail;
+        self.data = OnceLock::new();
+        self.resident = Some(resident);
     }
 
     /// Elements (f32) of a state of `config`'s shape.
@@ -79,10 +139,11 @@ impl State {
         self.tokens
     }
 
-    /// The raw elements, in the layout of this module.
+    /// The raw elements, in the layout of this module. None at all where a GPU that held them could not be asked: no place
+    /// that takes a state takes it so.
     #[must_use]
     pub fn data(&self) -> &[f32] {
-        &self.data
+        self.data.get_or_init(|| self.resident.as_ref().and_then(|r| r.boundary.to_vec().ok()).unwrap_or_default())
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {
@@ -92,6 +153,6 @@ impl State {
 
 impl AsMut<[f32]> for State {
     fn as_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        self.data.get_mut().map_or(&mut [], Vec::as_mut_slice)
     }
 }

@@ -2,6 +2,7 @@
 // wait for all of them. Enough of CUDA to run the kernels of this folder as they stand, slowly, under a test. It is stricter than
 // the hardware where it can be: shared memory begins as NaN, and an asynchronous copy arrives only when it is waited for.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cassert>
@@ -35,8 +36,9 @@ namespace emulate {
 struct Dim { int x = 0, y = 0, z = 0; };
 struct Copy { void* to; const void* from; int bytes; };
 struct Thread {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
+    ucontext_t context;  // to begin with; then `place`, which asks nothing of the operating system
+    jmp_buf place;
+    bool begun = false;
     Dim index;
     bool done = false;
     u64 collectives = 0;
@@ -56,18 +58,20 @@ struct Block {
     u64 arrived = 0;
     int live = 0;
     int current = 0;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::function<void()> body;
 };
-inline Block* block = nullptr;
+static Block* block = nullptr;  // not inline: two libraries in one process would share it
 inline Thread& self() { return block->threads[block->current]; }
 inline Warp& warp() { return block->warps[block->current / 32]; }
-inline void yield() { swapcontext(&self().context, &block->scheduler); }
+inline void yield() {
+    if (_setjmp(self().place) == 0) _longjmp(block->scheduler, 1);
+}
 inline void entry() {
     block->body();
     self().done = true;
     block->live--;
-    yield();
+    _longjmp(block->scheduler, 1);
 }
 // All 32 lanes hand in a slot; each then reads all of them. Two sets take turns, so that one barrier is enough.
 inline const Slot* exchange(Slot slot) {
@@ -88,6 +92,9 @@ inline void block_barrier() {
 }
 inline int lane() { return block->current % 32; }
 
+constexpr int STACK = 96 << 10;
+static std::vector<std::unique_ptr<char[]>> stacks;
+
 // Runs `kernel` over a grid, block after block.
 template <class P> void launch(void (*kernel)(const P&), const P& p, Dim grid, int threads, size_t shared) {
     for (int y = 0; y < grid.y; y++)
@@ -102,10 +109,10 @@ template <class P> void launch(void (*kernel)(const P&), const P& p, Dim grid, i
             for (int i = 0; i < threads; i++) {
                 Thread& t = b.threads[i];
                 t.index = {i, 0, 0};
-                t.stack.reset(new char[96 << 10]);
+                if ((int)stacks.size() <= i) stacks.emplace_back(new char[STACK]);
                 getcontext(&t.context);
-                t.context.uc_stack.ss_sp = t.stack.get();
-                t.context.uc_stack.ss_size = 96 << 10;
+                t.context.uc_stack.ss_sp = stacks[i].get();
+                t.context.uc_stack.ss_size = STACK;
                 t.context.uc_link = nullptr;
                 makecontext(&t.context, entry, 0);
             }
@@ -113,7 +120,11 @@ template <class P> void launch(void (*kernel)(const P&), const P& p, Dim grid, i
                 for (int i = 0; i < threads; i++)
                     if (!b.threads[i].done) {
                         b.current = i;
-                        swapcontext(&b.scheduler, &b.threads[i].context);
+                        if (_setjmp(b.scheduler) == 0) {
+                            if (b.threads[i].begun) _longjmp(b.threads[i].place, 1);
+                            b.threads[i].begun = true;
+                            setcontext(&b.threads[i].context);
+                        }
                     }
                 if (idle > 10000000) fprintf(stderr, "deadlock\n"), abort();
             }

@@ -63,6 +63,31 @@ pub(crate) struct ReaderArgs {
     /// What its matrices are kept as in memory [default: int8 where stored so, else f32]
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<Dtype>,
+    /// Where it reads
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub(crate) device: Device,
+}
+
+/// Where a reader reads.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// On an NVIDIA GPU where there is one, else on the CPU
+    #[default]
+    Auto,
+    /// On the CPU
+    Cpu,
+    /// On an NVIDIA GPU, or not at all
+    Cuda,
+}
+
+impl From<Device> for palimpsest_engine::Device {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Auto => Self::Auto,
+            Device::Cpu => Self::Cpu,
+            Device::Cuda => Self::Cuda,
+        }
+    }
 }
 
 /// What matrices are kept as in memory.
@@ -486,5 +511,22 @@ pub(crate) enum BenchVerb {
         rounds: usize,
         #[command(flatten)]
         reader: ReaderArgs,
+    },
+    /// Rate of decoding, beside the bytes that a step must read
+    Decode {
+        /// Sequences decoded together
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        batch: usize,
+        /// Tokens to decode of each
+        #[arg(long, default_value_t = 64, value_name = "N")]
+        tokens: usize,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// Rates of single operations, beside what the machine can do at most
+    Kernels {
+        /// Where they run
+        #[arg(long, value_enum, default_value_t = Device::Auto)]
+        device: Device,
     },
 }

@@ -53,7 +53,7 @@ fn exit_code(error: &Error) -> (u8, &'static str) {
         Error::Input(_) | Error::Io { .. } => (3, "input"),
         Error::Reader { .. } => (4, "reader"),
         Error::Index(_) | Error::Store(_) | Error::Context { .. } => (5, "store"),
-        Error::Kernel(_) => (6, "processor"),
+        Error::Kernel(_) | Error::Cuda(_) => (6, "processor"),
         Error::Cancelled => (130, "cancelled"),
         _ => (1, "internal"),
     }

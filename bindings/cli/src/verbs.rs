@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use palimpsest_engine::checkpoint::Checkpoint;
 use palimpsest_engine::convert::{Stored, convert};
+use palimpsest_engine::kernels::cuda::Gpu;
 use palimpsest_engine::state::State;
 use palimpsest_engine::{
     AskOptions, Cancel, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, default_reader, index,
@@ -47,6 +48,7 @@ fn options(store: PathBuf, reader: Option<&args::ReaderArgs>) -> Result<Options>
         options.reader = reader.model.clone().map(ReaderFiles::at).transpose()?;
         options.threads = reader.threads;
         options.dtype = reader.dtype.map(Into::into);
+        options.device = reader.device.into();
     }
     Ok(options)
 }
@@ -56,7 +58,10 @@ pub(crate) fn open_reader(args: &args::ReaderArgs) -> Result<Reader> {
         Some(folder) => folder.clone(),
         None => default_reader()?,
     };
-    Reader::open_files(&ReaderFiles::at(folder)?, &ReaderOptions { threads: args.threads, dtype: args.dtype.map(Into::into) })
+    Reader::open_files(
+        &ReaderFiles::at(folder)?,
+        &ReaderOptions { threads: args.threads, dtype: args.dtype.map(Into::into), device: args.device.into() },
+    )
 }
 
 fn ingest_into(engine: &Engine, paths: &[PathBuf], documents: &args::DocumentArgs) -> Result<index::IngestReport> {
@@ -185,8 +190,9 @@ pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
         "output_gate": format!("{:?}", config.output_gate).to_lowercase(),
         "tied": config.tied,
         "state_bytes": State::bytes(&config),
-        "weight_bytes": reader.model().weight_bytes(),
-        "isa": reader.model().kernels().isa().to_string(),
+        "weight_bytes": reader.weight_bytes(),
+        "isa": reader.model().map(|m| m.kernels().isa().to_string()),
+        "device": reader.device(),
         "prompt": if reader.prompt().from_file() { "reader.json" } else { "plain text" },
         "fingerprint": reader.fingerprint().to_string(),
     });
@@ -194,8 +200,27 @@ pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
 }
 
 pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {
-    let args::BenchVerb::Read { tokens, rounds, reader } = &args.verb;
-    let reader = open_reader(reader)?;
-    let result = bench::bench_read(&reader, *tokens, *rounds)?;
-    out.table(serde_json::to_value(&result).unwrap_or_default())
+    let value = match &args.verb {
+        args::BenchVerb::Read { tokens, rounds, reader } => {
+            let reader = open_reader(reader)?;
+            if reader.device_model().is_some() {
+                serde_json::to_value(bench::bench_read_on_gpu(&reader, *tokens, *rounds)?)
+            } else {
+                serde_json::to_value(bench::bench_read(&reader, *tokens, *rounds)?)
+            }
+        }
+        args::BenchVerb::Decode { batch, tokens, reader } => {
+            serde_json::to_value(bench::decode::bench_decode(&open_reader(reader)?, *batch, *tokens)?)
+        }
+        args::BenchVerb::Kernels { device } => serde_json::to_value(kernels(*device)?),
+    };
+    out.table(value.unwrap_or_default())
+}
+
+fn kernels(device: args::Device) -> Result<bench::kernels::KernelsBench> {
+    match (device, Gpu::open()) {
+        (args::Device::Cuda | args::Device::Auto, Ok(gpu)) => bench::kernels::bench_kernels_on_gpu(&gpu),
+        (args::Device::Cuda, Err(missing)) => Err(missing.into()),
+        _ => bench::kernels::bench_kernels_on_cpu(),
+    }
 }
