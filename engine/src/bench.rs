@@ -2,8 +2,12 @@
 //!
 //! [`mod@decode`] and [`mod@kernels`] ask the same of a decode step and of single operations, on the CPU and on a GPU.
 
+mod context;
+mod cpu_decode;
 pub mod decode;
 pub mod kernels;
+mod memory;
+mod network;
 mod rates;
 
 use std::time::Instant;
@@ -15,6 +19,10 @@ use crate::error::{Error, Result};
 use crate::model::{MAX_ROWS, Model, Sequence, Want};
 use crate::read::Reader;
 use crate::state::State;
+pub use context::{ContextBench, bench_context};
+pub use cpu_decode::{CpuDecodeBench, bench_decode_on_cpu};
+pub use memory::{MemoryBench, bench_memory};
+pub use network::{Network, shape};
 
 /// Rates of reading `tokens` tokens from the empty state: medians over the rounds.
 #[derive(Debug, Clone, Serialize)]
@@ -47,24 +55,22 @@ pub struct ReadBench {
 ///
 /// # Errors
 /// As [`crate::model::Model::forward`].
-pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadBench> {
+pub fn bench_read(network: &Network, tokens: usize, rounds: usize) -> Result<ReadBench> {
     if tokens == 0 || rounds == 0 {
         return Err(Error::Input("a benchmark needs at least one token and one round".into()));
     }
-    let Some(model) = reader.model() else {
-        return Err(Error::Input("this benchmark is of reading on the CPU: --device cpu".into()));
-    };
-    let vocabulary = reader.config().vocabulary as u64;
+    let model = network.model();
+    let vocabulary = model.config().vocabulary as u64;
     let ids: Vec<u32> = pseudo_random().take(tokens).map(|x| (x % vocabulary) as u32).collect();
-    let mut state = State::empty(reader.config());
+    let mut state = State::empty(model.config());
     let products = Products::new(model, tokens.min(MAX_ROWS))?;
     let (mut read, mut gemm, mut candle) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
-        state = State::empty(reader.config());
+        state = State::empty(model.config());
         let times = [
-            timed(|| reader.forward(&mut [Sequence { ids: &ids, state: &mut state }], Want::Nothing, &mut |_, _, _| {}))?,
-            timed(|| products.ours(reader, model, tokens))?,
-            timed(|| products.candle(reader, tokens))?,
+            timed(|| network.forward(&mut [Sequence { ids: &ids, state: &mut state }], Want::Nothing))?,
+            timed(|| products.ours(network, tokens))?,
+            timed(|| products.candle(network, tokens))?,
         ];
         // The first round warms up memory and threads.
         if round > 0 {
@@ -77,9 +83,9 @@ pub fn bench_read(reader: &Reader, tokens: usize, rounds: usize) -> Result<ReadB
     Ok(ReadBench {
         tokens,
         rounds,
-        threads: reader.threads(),
+        threads: network.threads(),
         isa: model.kernels().isa().to_string(),
-        dtype: format!("{:?}", reader.dtype()).to_lowercase(),
+        dtype: format!("{:?}", network.dtype()).to_lowercase(),
         tokens_per_s: read,
         gemm_tokens_per_s: gemm,
         ratio_gemm: read / gemm,
@@ -174,9 +180,9 @@ impl Products {
         Ok(Self { rows, x: noise(rows * widest), candle_x, candle_w })
     }
 
-    fn ours(&self, reader: &Reader, model: &Model, tokens: usize) -> Result<()> {
-        let mut out = Vec::new();
-        reader.install(|| {
+    fn ours(&self, network: &Network, tokens: usize) -> Result<()> {
+        let (mut out, model) = (Vec::new(), network.model());
+        network.install(|| {
             for from in (0..tokens).step_by(self.rows) {
                 let rows = self.rows.min(tokens - from);
                 for m in model.projections() {
@@ -188,7 +194,7 @@ impl Products {
         })
     }
 
-    fn candle(&self, reader: &Reader, tokens: usize) -> Result<()> {
+    fn candle(&self, network: &Network, tokens: usize) -> Result<()> {
         let run = || -> candle_core::Result<()> {
             for from in (0..tokens).step_by(self.rows) {
                 let rows = self.rows.min(tokens - from);
@@ -198,7 +204,7 @@ impl Products {
             }
             Ok(())
         };
-        reader.install(run).map_err(|e| Error::Input(format!("candle refused: {e}")))
+        network.install(run).map_err(|e| Error::Input(format!("candle refused: {e}")))
     }
 }
 

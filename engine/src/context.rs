@@ -351,6 +351,20 @@ impl Context {
         })
     }
 
+    /// The first token of the answer to `question`; nothing is remembered of it.
+    ///
+    /// # Errors
+    /// As [`Context::ask`].
+    pub fn first_token(&self, question: &str) -> Result<u32> {
+        let asked = after_one_reading(&self.reader, question)?;
+        let mut best = (f32::NEG_INFINITY, 0);
+        let mut fork = self.state.clone();
+        self.reader.forward(&mut [Sequence { ids: &asked, state: &mut fork }], Want::Last, &mut |_, _, logits| {
+            best = (0u32..).zip(logits).fold(best, |best, (id, l)| if *l > best.0 { (*l, id) } else { best });
+        })?;
+        Ok(best.1)
+    }
+
     /// Takes back the last `turns` questions.
     ///
     /// # Errors

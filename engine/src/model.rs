@@ -166,6 +166,16 @@ struct Block {
     down: Matrix,
 }
 
+/// A tensor of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part<'n> {
+    Embedding,
+    Head,
+    FinalNorm,
+    /// Of a block, by the name that flash-linear-attention gives it.
+    InLayer(usize, &'n str),
+}
+
 /// One sequence of a batch: tokens to append to a context.
 pub struct Sequence<'a> {
     /// What is read now.
@@ -236,19 +246,35 @@ impl Model {
     /// # Errors
     /// [`Error::Reader`] naming the tensor and file at fault.
     pub fn load(checkpoint: &Checkpoint, kernels: Kernels, dtype: Dtype) -> Result<Self> {
-        let c = checkpoint.config().clone();
-        let (d, hk, hv) = (c.width, c.key_width(), c.value_width());
         let dialect = checkpoint.dialect();
-        let pack = |name: &str, rows: usize, cols: usize| -> Result<Matrix> {
-            Ok(Matrix::pack(rows, cols, &checkpoint.tensor(name, &[rows, cols])?, dtype)?)
+        Self::of(checkpoint.config().clone(), kernels, dtype, &|part, shape| match part {
+            Part::Embedding => checkpoint.tensor(dialect.embedding(), shape),
+            Part::Head => checkpoint.tensor(checkpoint.head(), shape),
+            Part::FinalNorm => checkpoint.tensor(dialect.final_norm(), shape),
+            Part::InLayer(layer, name) => checkpoint.tensor(&dialect.in_layer(layer, name), shape),
+        })
+    }
+
+    /// A network of weights that `tensor` gives, by part and shape.
+    ///
+    /// # Errors
+    /// Those of `tensor`.
+    pub(crate) fn of(
+        c: Config,
+        kernels: Kernels,
+        dtype: Dtype,
+        tensor: &dyn Fn(Part<'_>, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        let (d, hk, hv) = (c.width, c.key_width(), c.value_width());
+        let pack = |part: Part<'_>, rows: usize, cols: usize| -> Result<Matrix> {
+            Ok(Matrix::pack(rows, cols, &tensor(part, &[rows, cols])?, dtype)?)
         };
-        let embedding = checkpoint.tensor(dialect.embedding(), &[c.vocabulary, d])?;
-        let head = pack(checkpoint.head(), c.vocabulary, d)?;
+        let embedding = tensor(Part::Embedding, &[c.vocabulary, d])?;
+        let head = pack(Part::Head, c.vocabulary, d)?;
         let blocks = (0..c.layers)
             .map(|i| {
-                let name = |part: &str| dialect.in_layer(i, part);
-                let vector = |part: &str, shape: &[usize]| checkpoint.tensor(&name(part), shape);
-                let matrix = |part: &str, rows: usize, cols: usize| pack(&name(part), rows, cols);
+                let vector = |part: &str, shape: &[usize]| tensor(Part::InLayer(i, part), shape);
+                let matrix = |part: &str, rows: usize, cols: usize| pack(Part::InLayer(i, part), rows, cols);
                 Ok(Block {
                     attn_norm: vector("attn_norm.weight", &[d])?,
                     q: matrix("attn.q_proj.weight", hk, d)?,
@@ -275,7 +301,7 @@ impl Model {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let final_norm = checkpoint.tensor(dialect.final_norm(), &[d])?;
+        let final_norm = tensor(Part::FinalNorm, &[d])?;
         Ok(Self { config: c, kernels, embedding, blocks, final_norm, head })
     }
 

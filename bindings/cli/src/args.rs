@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use palimpsest_engine::index::{FieldMap, Filter, Value};
+use palimpsest_engine::kernels::Isa;
 
 /// Read once, ask for ever: documents in, cited answers out.
 ///
@@ -501,7 +502,7 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 pub(crate) enum BenchVerb {
-    /// Rate of reading, beside its matrix products alone and candle's
+    /// Rate of reading: on the CPU beside its matrix products alone and candle's, on a GPU beside one large product
     Read {
         /// Tokens to read in each round
         #[arg(long, default_value_t = 1024, value_name = "N")]
@@ -510,16 +511,40 @@ pub(crate) enum BenchVerb {
         #[arg(long, default_value_t = 5, value_name = "N")]
         rounds: usize,
         #[command(flatten)]
-        reader: ReaderArgs,
+        network: NetworkArgs,
     },
-    /// Rate of decoding, beside the bytes that a step must read
+    /// Rate of decoding: on the CPU beside reading a buffer of the weights' size, on a GPU beside the bytes that a step must read
     Decode {
         /// Sequences decoded together
         #[arg(long, default_value_t = 1, value_name = "N")]
         batch: usize,
-        /// Tokens to decode of each
+        /// Tokens to decode of each; on the CPU in each round
         #[arg(long, default_value_t = 64, value_name = "N")]
         tokens: usize,
+        /// Rounds on the CPU; medians are reported
+        #[arg(long, default_value_t = 5, value_name = "N")]
+        rounds: usize,
+        #[command(flatten)]
+        network: NetworkArgs,
+    },
+    /// Time to the first token of an answer from one long text, read before and not
+    Context {
+        /// The text
+        file: PathBuf,
+        /// What is asked
+        #[arg(long, default_value = "What is it about?", value_name = "QUESTION")]
+        question: String,
+        /// Rounds; medians are reported
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        rounds: usize,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
+    /// Anonymous memory while a text of 1,000 tokens is read, and a long one
+    Memory {
+        /// Tokens of the long one, about
+        #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+        tokens: u64,
         #[command(flatten)]
         reader: ReaderArgs,
     },
@@ -529,4 +554,17 @@ pub(crate) enum BenchVerb {
         #[arg(long, value_enum, default_value_t = Device::Auto)]
         device: Device,
     },
+}
+
+/// A network to measure.
+#[derive(ClapArgs)]
+pub(crate) struct NetworkArgs {
+    #[command(flatten)]
+    pub(crate) reader: ReaderArgs,
+    /// Random weights of this shape instead of a reader's, on the CPU
+    #[arg(long, value_parser = ["pilot", "151m"], conflicts_with = "model")]
+    pub(crate) shape: Option<String>,
+    /// Instruction set of the CPU: scalar, neon, avx2, avx512 or amx [default: the best there is]
+    #[arg(long, value_name = "ISA")]
+    pub(crate) isa: Option<Isa>,
 }

@@ -2,6 +2,7 @@
 //! `contexts.rs` and `eval.rs`; what is printed is `show.rs`.
 
 mod args;
+mod bench;
 mod contexts;
 mod eval;
 mod show;
@@ -42,7 +43,7 @@ fn run(args: Args) -> Result<ExitCode, Error> {
         Verb::Context(v) => contexts::context(&v, out),
         Verb::Model(v) => verbs::model(&v, out),
         Verb::Eval(v) => eval::eval(&v, out),
-        Verb::Bench(v) => verbs::bench(&v, out),
+        Verb::Bench(v) => bench::bench(&v, out),
     }
     .map(|()| ExitCode::SUCCESS)
 }

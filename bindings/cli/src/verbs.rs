@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use palimpsest_engine::checkpoint::Checkpoint;
 use palimpsest_engine::convert::{Stored, convert};
-use palimpsest_engine::kernels::cuda::Gpu;
 use palimpsest_engine::state::State;
 use palimpsest_engine::{
-    AskOptions, Cancel, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, bench, default_reader, index,
+    AskOptions, Cancel, Engine, Error, Options, Reader, ReaderFiles, ReaderOptions, Result, default_reader, index,
 };
 use serde_json::json;
 
@@ -197,30 +196,4 @@ pub(crate) fn model(args: &args::Model, out: Output) -> Result<()> {
         "fingerprint": reader.fingerprint().to_string(),
     });
     out.table(value)
-}
-
-pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {
-    let value = match &args.verb {
-        args::BenchVerb::Read { tokens, rounds, reader } => {
-            let reader = open_reader(reader)?;
-            if reader.device_model().is_some() {
-                serde_json::to_value(bench::bench_read_on_gpu(&reader, *tokens, *rounds)?)
-            } else {
-                serde_json::to_value(bench::bench_read(&reader, *tokens, *rounds)?)
-            }
-        }
-        args::BenchVerb::Decode { batch, tokens, reader } => {
-            serde_json::to_value(bench::decode::bench_decode(&open_reader(reader)?, *batch, *tokens)?)
-        }
-        args::BenchVerb::Kernels { device } => serde_json::to_value(kernels(*device)?),
-    };
-    out.table(value.unwrap_or_default())
-}
-
-fn kernels(device: args::Device) -> Result<bench::kernels::KernelsBench> {
-    match (device, Gpu::open()) {
-        (args::Device::Cuda | args::Device::Auto, Ok(gpu)) => bench::kernels::bench_kernels_on_gpu(&gpu),
-        (args::Device::Cuda, Err(missing)) => Err(missing.into()),
-        _ => bench::kernels::bench_kernels_on_cpu(),
-    }
 }
