@@ -81,6 +81,16 @@ fn int8_sums_are_exact_on_every_isa() {
             kernels.matmul(&x, &matrix, &mut out).unwrap();
             assert_same(&format!("{} int8", kernels.isa()), &out, &expected);
         }
+        // What others quantised may hold -128, and inputs at both ends: nothing saturates.
+        let ends: Vec<i8> = (0..n * k).map(|i| [-128, 127, -128][(i + i / k) % 3]).collect();
+        let x: Vec<f32> = (0..m * k).map(|i| if (i / 2 + i / k) % 2 == 0 { 9.0 } else { -9.0 }).collect();
+        let matrix = Matrix::from_int8(n, k, &ends, &vec![0.5; n]).unwrap();
+        scalar().matmul(&x, &matrix, &mut expected).unwrap();
+        for kernels in every_isa() {
+            let mut out = vec![f32::NAN; m * n];
+            kernels.matmul(&x, &matrix, &mut out).unwrap();
+            assert_same(&format!("{} int8 at its ends", kernels.isa()), &out, &expected);
+        }
     }
 }
 

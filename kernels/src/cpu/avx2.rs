@@ -108,12 +108,13 @@ impl Vector for F32x8 {
     }
     #[inline(always)]
     unsafe fn dot_int8(self, a: Self, b: Self) -> Self {
-        // SAFETY: see `Vector`. As i16, so that nothing saturates: bytes 0 and 2 of each lane, then 1 and 3.
+        // SAFETY: see `Vector`. |b| times a with the sign of b, as i16 in pairs: at most 2 * 128 * 127, so that nothing saturates
+        // (inputs are within 127, activations.rs; weights may be -128, whose absolute value is 128 unsigned).
         unsafe {
-            let even = |x: __m256| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(_mm256_castps_si256(x)));
-            let odd = |x: __m256| _mm256_srai_epi16::<8>(_mm256_castps_si256(x));
-            let sum = _mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_madd_epi16(even(a.0), even(b.0)));
-            Self(_mm256_castsi256_ps(_mm256_add_epi32(sum, _mm256_madd_epi16(odd(a.0), odd(b.0)))))
+            let (a, b) = (_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(b), _mm256_sign_epi8(a, b));
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            Self(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), fours)))
         }
     }
     #[inline(always)]
