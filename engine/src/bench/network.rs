@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use palimpsest_kernels::{Dtype, Isa, Kernels, OutputGate};
+use palimpsest_kernels::{Dtype, Isa, Kernels};
 
 use super::pseudo_random;
 use crate::checkpoint::Checkpoint;
@@ -29,10 +29,8 @@ pub fn shape(name: &str) -> Option<Config> {
         hidden,
         decay_rank: 64,
         gate_rank: 64,
-        norm_eps: 1e-5,
-        allow_neg_eigval: false,
-        output_gate: OutputGate::Sigmoid,
         tied,
+        ..Config::default()
     })
 }
 
