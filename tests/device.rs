@@ -58,7 +58,11 @@ fn shapes() -> [Tiny; 2] {
 
 fn load(tiny: &Tiny, gpu: &Gpu, nvidia: bool) -> (DeviceModel, Model) {
     let folder = tempfile::tempdir().unwrap();
-    if nvidia { tiny.write_nvidia(folder.path(), Stored::F32) } else { tiny.write_fla(folder.path(), Stored::F32) }
+    if nvidia {
+        tiny.write_nvidia(folder.path(), Stored::F32)
+    } else {
+        tiny.write_fla(folder.path(), Stored::F32)
+    }
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let cpu = Model::load(&checkpoint, Kernels::detect().unwrap(), Dtype::F32).unwrap();
     (DeviceModel::load(&checkpoint, gpu.clone()).unwrap(), cpu)
@@ -111,7 +115,8 @@ fn it_is_the_network_of_the_cpu() {
                 let mut expected = Vec::new();
                 let mut state = State::empty(cpu.config());
                 let mut batch = [Sequence { ids: &ids, state: &mut state }];
-                cpu.forward(&mut batch, Want::All, &mut Scratch::default(), &mut |_, _, row| expected.extend_from_slice(row)).unwrap();
+                cpu.forward(&mut batch, Want::All, &mut Scratch::default(), &mut |_, _, row| expected.extend_from_slice(row))
+                    .unwrap();
                 let (got, logits) = read(&model, &ids, &[]);
                 let off = distance(&logits, &expected);
                 println!("{n} tokens on {}: logits off by {off:.1e}", gpu.name());
@@ -157,7 +162,8 @@ fn states_and_logits_are_a_function_of_the_ids_alone() {
         // Beside others, of other lengths, and from a state taken up again.
         let mut states: Vec<State> = (0..5).map(|_| State::empty(model.config())).collect();
         let lens = [n, 3, 64, 70, 0];
-        let texts: Vec<Vec<u32>> = lens.iter().map(|&len| if len == n { ids.clone() } else { self::ids(len, len as u64) }).collect();
+        let texts: Vec<Vec<u32>> =
+            lens.iter().map(|&len| if len == n { ids.clone() } else { self::ids(len, len as u64) }).collect();
         let mut batch: Vec<Sequence<'_>> = texts.iter().zip(&mut states).map(|(ids, state)| Sequence { ids, state }).collect();
         let mut order = Vec::new();
         let mut last = Vec::new();
@@ -177,7 +183,9 @@ fn states_and_logits_are_a_function_of_the_ids_alone() {
         let go_on = |mut state: State| {
             let mut last = Vec::new();
             let mut batch = [Sequence { ids: &more, state: &mut state }];
-            model.forward_at(&mut batch, Want::Last, &mut Pace::free(), &mut |_, _, row| last = row.to_vec()).map(|()| (state, bits(&last)))
+            model
+                .forward_at(&mut batch, Want::Last, &mut Pace::free(), &mut |_, _, row| last = row.to_vec())
+                .map(|()| (state, bits(&last)))
         };
         let refused = go_on(kept.clone()).expect_err("its last ids are not there").to_string();
         assert!(refused.contains("ids"), "{refused}");

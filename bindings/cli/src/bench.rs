@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use palimpsest_engine::bench::decode::bench_decode;
 use palimpsest_engine::bench::kernels::{KernelsBench, bench_kernels_on_cpu, bench_kernels_on_gpu};
-use palimpsest_engine::bench::{
-    Network, bench_context, bench_decode_on_cpu, bench_memory, bench_read, bench_read_on_gpu, shape,
-};
+use palimpsest_engine::bench::{Network, bench_context, bench_decode_on_cpu, bench_memory, bench_read, bench_read_on_gpu, shape};
 use palimpsest_engine::kernels::Dtype;
 use palimpsest_engine::kernels::cuda::Gpu;
 use palimpsest_engine::{Error, Reader, ReaderFiles, Result, default_reader};
