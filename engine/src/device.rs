@@ -302,8 +302,10 @@ impl DeviceModel {
         }
         self.step_pass(scratch, table, m, with_logits)?;
         if self.gpu.can_record() {
-            let graph = self.gpu.record(|| self.step_pass(scratch, table, m, with_logits))?;
-            work.graphs.insert(key, graph);
+            // Without a recording a step costs its launches, nothing else.
+            if let Ok(graph) = self.gpu.record(|| self.step_pass(scratch, table, m, with_logits)) {
+                work.graphs.insert(key, graph);
+            }
         }
         Ok(())
     }

@@ -88,10 +88,11 @@ struct RowParams {
     const u32* ids;
     bf16* out;
     u32* ids_out;
+    float* values_out;
     int d, x_row, out_row;
     float eps;
 };
-static_assert(sizeof(RowParams) == 6 * 8 + 4 * 4, "params.rs has the same");
+static_assert(sizeof(RowParams) == 7 * 8 + 4 * 4, "params.rs has the same");
 
 struct GatedNormParams {
     const bf16* x;

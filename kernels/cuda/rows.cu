@@ -132,28 +132,36 @@ KERNEL(ROW_THREADS, conv_carry, ConvParams) {
     for (int j = 0; j < 3; j++) state[j * step] = x[j];
 }
 
-// The largest of each row of logits [M, D] (f32), the lowest id among equals, and its logit. A block a row.
-KERNEL(ROW_THREADS, argmax, RowParams) {
+// The largest of each row of logits [M, D] (f32), in order, the lowest id first among equals: ids [M, N] and their logits, where
+// N is `out_row`. A block a row; each of N passes takes the largest below the last.
+KERNEL(ROW_THREADS, top, RowParams) {
     DYNAMIC_SHARED(scratch);
     u64* best = (u64*)scratch;
     const float* x = p.residual + (long)blockIdx.x * p.d;
-    u64 mine = 0;
-    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) {
-        const u32 bits = __float_as_uint(x[i]);
-        const u32 key = bits >> 31 ? ~bits : bits | 0x80000000u;  // orders as the floats do
-        const u64 pair = (u64)key << 32 | (0xffffffffu - (u32)i);
-        mine = pair > mine ? pair : mine;
-    }
+    u64 last = ~0ull;
+    for (int n = 0; n < p.out_row; n++) {
+        u64 mine = 0;
+        for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) {
+            const u32 bits = __float_as_uint(x[i]);
+            const u32 key = bits >> 31 ? ~bits : bits | 0x80000000u;  // orders as the floats do
+            const u64 pair = (u64)key << 32 | (0xffffffffu - (u32)i);
+            if (pair < last && pair > mine) mine = pair;
+        }
 #pragma unroll
-    for (int o = 16; o > 0; o >>= 1) {
-        const u32 hi = __shfl_xor_sync(WARP_ALL, (u32)(mine >> 32), o), lo = __shfl_xor_sync(WARP_ALL, (u32)mine, o);
-        const u64 other = (u64)hi << 32 | lo;
-        mine = other > mine ? other : mine;
-    }
-    if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = mine;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int w = 1; w < ROW_THREADS / 32; w++) mine = best[w] > mine ? best[w] : mine;
-        p.ids_out[blockIdx.x] = 0xffffffffu - (u32)mine;
+        for (int o = 16; o > 0; o >>= 1) {
+            const u32 hi = __shfl_xor_sync(WARP_ALL, (u32)(mine >> 32), o), lo = __shfl_xor_sync(WARP_ALL, (u32)mine, o);
+            const u64 other = (u64)hi << 32 | lo;
+            mine = other > mine ? other : mine;
+        }
+        if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = mine;
+        __syncthreads();
+        last = best[0];
+        for (int w = 1; w < ROW_THREADS / 32; w++) last = best[w] > last ? best[w] : last;
+        if (threadIdx.x == 0) {
+            const u32 id = 0xffffffffu - (u32)last;
+            p.ids_out[(long)blockIdx.x * p.out_row + n] = id;
+            if (p.values_out) p.values_out[(long)blockIdx.x * p.out_row + n] = x[id];
+        }
+        __syncthreads();
     }
 }

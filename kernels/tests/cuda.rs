@@ -398,13 +398,22 @@ fn rows_are_what_the_cpu_makes_of_them() {
             let mut logits = r.vec(m * d, -9.0, -1.0);
             logits[5] = -0.5;
             logits[7] = -0.5;
-            let ids = poisoned(&gpu, m * 4);
-            gpu.argmax(&gpu.upload(&logits).unwrap(), m, d, &ids).unwrap();
-            let ids = ids.to_vec::<u32>().unwrap();
-            assert_eq!(ids[0], 5, "the lowest of equals");
-            for (row, id) in logits.chunks_exact(d).zip(ids) {
-                assert!(row.iter().all(|&x| x <= row[id as usize]));
+            let n = d.min(9);
+            let (ids, values) = (poisoned(&gpu, m * n * 4), poisoned(&gpu, m * n * 4));
+            let on_device = gpu.upload(&logits).unwrap();
+            gpu.top(&on_device, m, d, n, &ids, Some(&values)).unwrap();
+            let (ids, values) = (ids.to_vec::<u32>().unwrap(), values.to_vec::<f32>().unwrap());
+            for ((row, ids), values) in logits.chunks_exact(d).zip(ids.chunks_exact(n)).zip(values.chunks_exact(n)) {
+                let mut order: Vec<u32> = (0..d as u32).collect();
+                order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+                assert_eq!(ids, &order[..n]);
+                assert_eq!(values, order[..n].iter().map(|&id| row[id as usize]).collect::<Vec<_>>());
             }
+            assert_eq!(ids[..2], [5, 7], "the lower of equals first");
+            let one = poisoned(&gpu, m * 4);
+            gpu.top(&on_device, m, d, 1, &one, None).unwrap();
+            assert_eq!(one.to_vec::<u32>().unwrap(), ids.iter().step_by(n).copied().collect::<Vec<_>>());
+            assert!(gpu.top(&on_device, 1, 4, 5, &one, None).is_err());
         }
         for s in [shape(1, 3, 64, 64), shape(1, 5, 64, 128)] {
             let (mixer, host) = mixer(&gpu, &mut r, s, OutputGate::Sigmoid);

@@ -55,7 +55,7 @@ pub(super) static KERNELS: &[Kernel] = &[
     kernel("gated_norm", 256, 0),
     kernel("conv_silu", 256, 0),
     kernel("conv_carry", 256, 0),
-    kernel("argmax", 256, 64),
+    kernel("top", 256, 64),
 ];
 
 /// The kernel `name`; one of [`KERNELS`].

@@ -121,18 +121,33 @@ impl Gpu {
         Ok(())
     }
 
-    /// The id of the largest of each row of `logits [M, D]` (f32), the lowest among equals, into `out [M]` (u32).
+    /// The `n` largest of each row of `logits [M, D]` (f32), in order, the lowest id first among equals: ids into `ids [M, n]` (u32),
+    /// their logits into `values [M, n]` (f32) where it is given. With `n` of 1 the greedy choice.
     ///
     /// # Errors
-    /// [`CudaError::Shape`].
-    pub fn argmax(&self, logits: &Buffer, m: usize, d: usize, out: &Buffer) -> Result<(), CudaError> {
+    /// [`CudaError::Shape`], also when there are fewer than `n`.
+    pub fn top(
+        &self,
+        logits: &Buffer,
+        m: usize,
+        d: usize,
+        n: usize,
+        ids: &Buffer,
+        values: Option<&Buffer>,
+    ) -> Result<(), CudaError> {
+        let op = "top";
+        if n > d {
+            length(op, "logits", d, n)?;
+        }
         let p = RowParams {
-            residual: View::dense(logits, d).rows::<f32>("argmax", m, d)?,
-            ids_out: View::dense(out, 1).rows::<u32>("argmax", m, 1)?,
+            residual: View::dense(logits, d).rows::<f32>(op, m, d)?,
+            ids_out: View::dense(ids, n).rows::<u32>(op, m, n)?,
+            values_out: values.map(|v| View::dense(v, n).rows::<f32>(op, m, n)).transpose()?.unwrap_or(0),
             d: d as i32,
+            out_row: n as i32,
             ..RowParams::default()
         };
-        self.launch("argmax", [m, 1], &p)
+        self.launch(op, [m, 1], &p)
     }
 
     /// `x [M, K] w [N, K]^T` for few rows: by the bytes of `w`. Row i is a function of row i of `x` alone.

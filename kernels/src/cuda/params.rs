@@ -106,6 +106,7 @@ pub(super) struct RowParams {
     pub(super) ids: u64,
     pub(super) out: u64,
     pub(super) ids_out: u64,
+    pub(super) values_out: u64,
     pub(super) d: i32,
     pub(super) x_row: i32,
     pub(super) out_row: i32,
@@ -151,7 +152,7 @@ const _: () = {
     assert!(size_of::<ChunkParams>() == 14 * 8 + 18 * 4);
     assert!(size_of::<StepParams>() == 17 * 8 + 14 * 4);
     assert!(size_of::<NarrowParams>() == 4 * 8 + 6 * 4);
-    assert!(size_of::<RowParams>() == 6 * 8 + 4 * 4);
+    assert!(size_of::<RowParams>() == 7 * 8 + 4 * 4);
     assert!(size_of::<GatedNormParams>() == 5 * 8 + 8 * 4);
     assert!(size_of::<ConvParams>() == 7 * 8 + 4 * 4);
 };
