@@ -194,7 +194,8 @@ fn folders() -> BTreeSet<String> {
 }
 
 /// Files that a folder of a reader or of a collection holds: named without one, they are no paths.
-const IN_ANY_FOLDER: [&str; 9] = [
+const IN_ANY_FOLDER: [&str; 10] = [
+    "calibration.json",
     "config.json",
     "reader.json",
     "tokenizer.json",

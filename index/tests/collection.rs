@@ -399,13 +399,14 @@ fn an_ingest_that_is_stopped_keeps_what_went_in_and_goes_on_later() {
     }
     let index = index(&dir.path().join("index"));
     let stop = AtomicBool::new(true);
-    let stopped = index.ingest_with(&[documents.clone()], &IngestOptions::default(), &stop, &|_| {});
+    let stopped = index.ingest_with(std::slice::from_ref(&documents), &IngestOptions::default(), &stop, &|_| {});
     assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
     assert_eq!(index.documents().expect("documents").len(), 0);
     stop.store(false, Ordering::Release);
     // Progress is told every 50 ms: 8 MB take longer.
-    let stopped =
-        index.ingest_with(&[documents.clone()], &IngestOptions::default(), &stop, &|_| stop.store(true, Ordering::Release));
+    let stopped = index.ingest_with(std::slice::from_ref(&documents), &IngestOptions::default(), &stop, &|_| {
+        stop.store(true, Ordering::Release)
+    });
     assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
     let before = index.documents().expect("documents").len();
     assert!(before > 0 && before < 400, "{before}");

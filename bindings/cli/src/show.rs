@@ -89,7 +89,8 @@ impl Output {
         print_notices(&answer.notices);
         match &answer.answer {
             Some(text) => {
-                print_line(&format!("{text}   (confidence {:.2})", answer.confidence))?;
+                let whose = if answer.free { "in the reader's own words, " } else { "" };
+                print_line(&format!("{text}   ({whose}confidence {:.2})", answer.confidence))?;
                 answer.citations.iter().try_for_each(print_citation)?;
             }
             None => {
