@@ -255,10 +255,8 @@ fn forget_unused(read: &mut Vec<ReadPassage>, all: &mut [Consideration]) {
     for c in all.iter().flat_map(|one| &one.considered) {
         place[c.state] = Some(0);
     }
-    let mut next = 0;
-    for slot in place.iter_mut().flatten() {
+    for (next, slot) in place.iter_mut().flatten().enumerate() {
         *slot = next;
-        next += 1;
     }
     let mut used = place.iter().map(Option::is_some);
     read.retain(|_| used.next().unwrap_or(false));

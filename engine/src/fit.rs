@@ -91,14 +91,11 @@ fn logistic(rows: &[Row]) -> [f64; 2] {
     let mut w = [0.0; 2];
     for _ in 0..50 {
         let (mut gradient, mut hessian) = ([0.0; 2], [[0.0; 2]; 2]);
-        for row in rows {
-            let z: f64 = row.features.iter().zip(&w).map(|(x, w)| x * w).sum();
-            let p = 1.0 / (1.0 + (-z).exp());
-            for i in 0..2 {
-                gradient[i] += row.weight * (p - row.right) * row.features[i];
-                for j in 0..2 {
-                    hessian[i][j] += row.weight * p * (1.0 - p) * row.features[i] * row.features[j];
-                }
+        for Row { features: x, right, weight } in rows {
+            let p = 1.0 / (1.0 + (-(x[0] * w[0] + x[1] * w[1])).exp());
+            for ((gradient, hessian), xi) in gradient.iter_mut().zip(&mut hessian).zip(x) {
+                *gradient += weight * (p - right) * xi;
+                hessian.iter_mut().zip(x).for_each(|(h, xj)| *h += weight * p * (1.0 - p) * xi * xj);
             }
         }
         for (i, pull) in [1e-6, RIDGE].into_iter().enumerate() {

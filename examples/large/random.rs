@@ -1,5 +1,7 @@
 //! Random weights of any size in NVIDIA's names, as its checkpoints are published: bf16, in shards, without config.json.
 
+#![allow(unreachable_pub)]
+
 use std::fs::File;
 use std::io::{BufWriter, Result, Write};
 use std::path::Path;
