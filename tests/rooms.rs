@@ -9,24 +9,28 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each of our crates may depend on among our crates, and what its tests may use besides.
-const ARROWS: [(&str, &[&str], &[&str]); 6] = [
+const ARROWS: [(&str, &[&str], &[&str]); 7] = [
     ("palimpsest-index", &[], &[]),
     ("palimpsest-kernels", &[], &[]),
     ("palimpsest-engine", &["palimpsest-index", "palimpsest-kernels"], &[]),
     ("palimpsest-cli", &["palimpsest-engine"], &[]),
     ("palimpsest-ffi", &["palimpsest-engine"], &[]),
+    // Reads the built library, knows none of us.
+    ("palimpsest-bindgen", &[], &[]),
     // The root package re-exports the engine and owns examples/ and tests/, which may use anything.
     ("palimpsest-rag", &["palimpsest-engine"], &["palimpsest-index", "palimpsest-kernels", "palimpsest-cli", "palimpsest-ffi"]),
 ];
 
 /// Libraries that belong to one room.
-const OWNED: [(&str, &str); 6] = [
+const OWNED: [(&str, &str); 8] = [
     ("tantivy", "palimpsest-index"),
     ("text-splitter", "palimpsest-index"),
     ("cudarc", "palimpsest-kernels"),
     ("candle-core", "palimpsest-engine"),
     ("tokenizers", "palimpsest-engine"),
     ("sled", "palimpsest-engine"),
+    ("uniffi", "palimpsest-ffi"),
+    ("uniffi_bindgen", "palimpsest-bindgen"),
 ];
 
 /// Names under which code of any room ends up.

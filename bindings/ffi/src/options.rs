@@ -1,0 +1,192 @@
+//! How a host opens, asks and searches.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use palimpsest_engine::kernels::Dtype;
+use palimpsest_engine::{self as engine, ReaderFiles};
+
+use crate::error::PalimpsestError;
+use crate::records::Filter;
+
+/// How an engine is opened.
+#[derive(Debug, Clone, uniffi::Record)]
+pub struct EngineOptions {
+    /// Folder for the index and the snapshots; made when absent. Delete it and nothing but time is lost.
+    pub store: String,
+    /// Where the reader's files lie. Without, `PALIMPSEST_MODEL` names them, or they lie in `models/reader-small` above the
+    /// program or the working folder: that is for development, an app names its reader.
+    #[uniffi(default = None)]
+    pub reader: Option<ReaderSource>,
+    /// What computes; the processor without.
+    #[uniffi(default = None)]
+    pub device: Option<Device>,
+    /// Threads to read with; all processors without.
+    #[uniffi(default = None)]
+    pub threads: Option<u32>,
+    /// What the reader's matrices are kept as in memory; as they are stored, in int8 or else f32, without.
+    #[uniffi(default = None)]
+    pub weights: Option<Weights>,
+    /// Bytes that snapshots may take on disk; 1 GiB without.
+    #[uniffi(default = None)]
+    pub snapshot_budget_bytes: Option<u64>,
+}
+
+/// Where a reader's files lie: in a folder, or in one uncompressed tar archive of it (`tar -cf reader.tar -C FOLDER .`).
+#[derive(Debug, Clone, uniffi::Enum)]
+pub enum ReaderSource {
+    /// A folder, or an archive.
+    Path {
+        /// Its path.
+        path: String,
+    },
+    /// An archive within an open file, as Android hands out assets. The descriptor is copied, and may be closed once the
+    /// engine is open; the file must not change while the engine is.
+    Descriptor {
+        /// The open file.
+        fd: i32,
+        /// First byte of the archive.
+        offset: u64,
+        /// Its bytes; to the end of the file without.
+        length: Option<u64>,
+    },
+    /// An archive in memory, which is kept as long as the engine.
+    Bytes {
+        /// All of it.
+        bytes: Vec<u8>,
+    },
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+}
+
+/// What a reader's matrices are kept as in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum Weights {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight.
+    Bf16,
+    /// 1 byte a weight.
+    Int8,
+}
+
+impl EngineOptions {
+    pub(crate) fn into_engine(self) -> Result<engine::Options, PalimpsestError> {
+        let mut options = engine::Options::new(PathBuf::from(self.store));
+        options.reader = self.reader.map(ReaderSource::files).transpose()?;
+        options.threads = self.threads.map(|n| n as usize);
+        options.dtype = self.weights.map(|w| match w {
+            Weights::F32 => Dtype::F32,
+            Weights::Bf16 => Dtype::Bf16,
+            Weights::Int8 => Dtype::Int8,
+        });
+        options.snapshot_budget_bytes = self.snapshot_budget_bytes.unwrap_or(options.snapshot_budget_bytes);
+        Ok(options)
+    }
+}
+
+impl ReaderSource {
+    fn files(self) -> Result<ReaderFiles, PalimpsestError> {
+        Ok(match self {
+            ReaderSource::Path { path } => ReaderFiles::at(PathBuf::from(path))?,
+            ReaderSource::Descriptor { fd, offset, length } => ReaderFiles::stretch(copied(fd)?, offset, length)?,
+            ReaderSource::Bytes { bytes } => ReaderFiles::bytes(bytes)?,
+        })
+    }
+}
+
+/// A copy of the host's descriptor that is ours to close.
+#[cfg(unix)]
+fn copied(fd: i32) -> Result<File, PalimpsestError> {
+    use std::os::fd::BorrowedFd;
+    let refused = |why: String| PalimpsestError::Input(format!("descriptor {fd} is no open file: {why}"));
+    if fd < 0 {
+        return Err(refused("it is negative".into()));
+    }
+    #[expect(unsafe_code, reason = "descriptors come as numbers")]
+    // SAFETY: the number is not -1, and the borrow ends within this function: it is only copied, which the system refuses
+    // for a number that is no open file. The host keeps it open until the call returns, as the documentation asks.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed.try_clone_to_owned().map(File::from).map_err(|e| refused(e.to_string()))
+}
+
+#[cfg(not(unix))]
+fn copied(_: i32) -> Result<File, PalimpsestError> {
+    Err(PalimpsestError::Input("this system has no file descriptors: name a path".into()))
+}
+
+/// How a question is to be answered. Without a value, as the engine thinks best.
+#[derive(Debug, Clone, Default, uniffi::Record)]
+pub struct AskOptions {
+    /// Passages to read at most.
+    #[uniffi(default = None)]
+    pub passages: Option<u32>,
+    /// Below this confidence, 0 to 1, no answer is given.
+    #[uniffi(default = None)]
+    pub min_confidence: Option<f32>,
+    /// How they are read.
+    #[uniffi(default = None)]
+    pub tier: Option<Tier>,
+    /// Tokens that the question may run through the reader. Where they do not reach for all passages worth reading, the best
+    /// are read and a notice says so.
+    #[uniffi(default = None)]
+    pub budget_tokens: Option<u64>,
+    /// Milliseconds after which no further passage is begun; a notice says so.
+    #[uniffi(default = None)]
+    pub budget_ms: Option<u64>,
+    /// Which documents to look at; all without.
+    #[uniffi(default = None)]
+    pub filter: Option<Filter>,
+    /// Answer in the reader's own words, for larger readers: marked as such in the answer, and cited still.
+    #[uniffi(default = false)]
+    pub free: bool,
+}
+
+/// How passages are read for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum Tier {
+    /// Each passage once: what was read serves any later question.
+    A,
+    /// Tier A, then the best passages a second time, now that the reader knows what is asked: slower, and a little better.
+    B,
+}
+
+impl From<Tier> for engine::Tier {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::A => Self::A,
+            Tier::B => Self::B,
+        }
+    }
+}
+
+impl From<AskOptions> for engine::AskOptions {
+    fn from(o: AskOptions) -> Self {
+        let best = Self::default();
+        Self {
+            passages: o.passages.map_or(best.passages, |n| n as usize),
+            min_confidence: o.min_confidence.unwrap_or(best.min_confidence),
+            tier: o.tier.map_or(best.tier, Into::into),
+            budget_tokens: o.budget_tokens.or(best.budget_tokens),
+            budget_ms: o.budget_ms.or(best.budget_ms),
+            filter: o.filter.map(Into::into),
+            free: o.free,
+        }
+    }
+}
+
+/// How to search.
+#[derive(Debug, Clone, Default, uniffi::Record)]
+pub struct SearchOptions {
+    /// Passages at most; 10 without.
+    #[uniffi(default = None)]
+    pub limit: Option<u32>,
+    /// Which documents to look at; all without.
+    #[uniffi(default = None)]
+    pub filter: Option<Filter>,
+}

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds the stripped library as packages ship it, for x86-64 and, where it can be, aarch64 Linux, and reports its size.
+# The reader's weights are not in it. Goal: 12 MB.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+report() {
+    local file=$1 bytes
+    bytes=$(stat -c %s "$file")
+    printf '%s: %s bytes (%s MB)' "$2" "$bytes" "$(awk "BEGIN { printf \"%.1f\", $bytes / 1e6 }")"
+    if command -v readelf >/dev/null; then
+        printf '; pages of %d; needs %s' \
+            "$(readelf -lW "$file" | awk '$1 == "LOAD" { print $NF }' | sort -u | head -1)" \
+            "$(readelf -dW "$file" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | paste -sd' ')"
+    fi
+    echo
+}
+for triple in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
+    if [ ! -d "$(rustc --print target-libdir --target "$triple" 2>/dev/null)" ]; then
+        echo "$triple: not built, this toolchain has no standard library for it (rustup target add $triple)"
+        continue
+    fi
+    if [ "$triple" = aarch64-unknown-linux-gnu ] && [ "$(uname -m)" != aarch64 ]; then
+        command -v aarch64-linux-gnu-gcc >/dev/null || { echo "$triple: not built, no aarch64-linux-gnu-gcc"; continue; }
+        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    fi
+    # Only the dynamic library: beside the Rust library there would be no link-time optimisation.
+    cargo rustc -q -p palimpsest-ffi --lib --crate-type cdylib --profile dist --target "$triple"
+    report "$target/$triple/dist/libpalimpsest_ffi.so" "$triple"
+done
