@@ -9,6 +9,6 @@ trap 'rm -rf "$generated"' EXIT
 library=$(../library.sh generate python "$generated")
 cp -f "$generated/palimpsest.py" palimpsest/_ffi.py
 cp -f "${1:-$library}" palimpsest/
-rm -rf build dist
+rm -rf build/lib build/bdist.* dist
 "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . >&2
 ls dist/*.whl

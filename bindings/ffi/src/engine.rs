@@ -199,7 +199,7 @@ impl EngineHandle {
             let mut how = index::SearchOptions::default();
             how.limit = options.limit.map_or(how.limit, |n| n as usize);
             how.filter = options.filter.map(Into::into);
-            Ok(open.engine.index().search_with(&query, &how)?.into_iter().map(Into::into).collect())
+            Ok(open.engine.search_with(&query, &how)?.into_iter().map(Into::into).collect())
         })
         .await
     }

@@ -142,6 +142,9 @@ pub struct AskOptions {
     /// Which documents to look at; all without.
     #[uniffi(default = None)]
     pub filter: Option<Filter>,
+    /// Passages that the reader puts in order before the best are asked; 0 for the index's order. All of them are read.
+    #[uniffi(default = None)]
+    pub rerank: Option<u32>,
     /// Answer in the reader's own words, for larger readers: marked as such in the answer, and cited still.
     #[uniffi(default = false)]
     pub free: bool,
@@ -175,6 +178,7 @@ impl From<AskOptions> for engine::AskOptions {
             budget_tokens: o.budget_tokens.or(best.budget_tokens),
             budget_ms: o.budget_ms.or(best.budget_ms),
             filter: o.filter.map(Into::into),
+            rerank: o.rerank.map_or(best.rerank, |n| n as usize),
             free: o.free,
         }
     }

@@ -55,6 +55,12 @@ pub struct Citation {
     pub quote: String,
     /// SHA-256 of the document's text, in hex: which text `start` and `end` count in.
     pub text_sha256: String,
+    /// Page on which it begins, from 1, where the format has pages.
+    pub page: Option<u32>,
+    /// Heading under which it begins.
+    pub heading: Option<String>,
+    /// Line on which it begins, from 1.
+    pub line: Option<u64>,
 }
 
 /// Milliseconds.
@@ -176,7 +182,7 @@ pub enum Value {
 #[derive(Debug, Clone, PartialEq, uniffi::Enum)]
 pub enum Filter {
     /// The field has this value.
-    Is {
+    Equals {
         /// Its name.
         field: String,
         /// Its value.
@@ -192,12 +198,12 @@ pub enum Filter {
         to: Option<Value>,
     },
     /// All hold; so do none.
-    All {
+    AllOf {
         /// Which.
         filters: Vec<Filter>,
     },
     /// One holds at least.
-    Any {
+    AnyOf {
         /// Which.
         filters: Vec<Filter>,
     },
@@ -461,6 +467,7 @@ impl AskEvent {
 
 impl From<engine::Citation> for Citation {
     fn from(c: engine::Citation) -> Self {
+        let place = c.place.unwrap_or_default();
         Self {
             document: c.document,
             path: c.path.as_deref().map(path),
@@ -469,6 +476,9 @@ impl From<engine::Citation> for Citation {
             end: c.end,
             quote: c.quote,
             text_sha256: c.text_sha256,
+            page: place.page,
+            heading: place.heading,
+            line: place.line,
         }
     }
 }
@@ -527,10 +537,10 @@ impl From<Filter> for index::Filter {
         let bound = |value: Option<Value>| value.map_or(Bound::Unbounded, |v| Bound::Included(v.into()));
         let all = |filters: Vec<Filter>| filters.into_iter().map(Self::from).collect();
         match filter {
-            Filter::Is { field, value } => Self::Is(field, value.into()),
+            Filter::Equals { field, value } => Self::Is(field, value.into()),
             Filter::Between { field, from, to } => Self::Between(field, bound(from), bound(to)),
-            Filter::All { filters } => Self::And(all(filters)),
-            Filter::Any { filters } => Self::Or(all(filters)),
+            Filter::AllOf { filters } => Self::And(all(filters)),
+            Filter::AnyOf { filters } => Self::Or(all(filters)),
             Filter::Not { filter } => Self::Not(Box::new((*filter).into())),
         }
     }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_lite::future::{block_on, zip};
-use palimpsest_ffi::{AskEvent, AskOptions, EngineHandle, EngineOptions, PalimpsestError, ReaderSource, TextDocument, open_engine};
+use palimpsest_ffi::{
+    AskEvent, AskOptions, EngineHandle, EngineOptions, PalimpsestError, ReaderSource, TextDocument, open_engine,
+};
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))

@@ -30,8 +30,8 @@ def values(metadata: Mapping[str, Plain]) -> dict[str, Value]:
 
 def where(**fields: Plain) -> Filter:
     """Every field has the value given: `where(language="en", year=2024)`."""
-    filters = [Filter.IS(name, value(plain)) for name, plain in fields.items()]
-    return filters[0] if len(filters) == 1 else Filter.ALL(filters)
+    filters = [Filter.EQUALS(name, value(plain)) for name, plain in fields.items()]
+    return filters[0] if len(filters) == 1 else Filter.ALL_OF(filters)
 
 
 def between(field: str, start: Plain | None = None, end: Plain | None = None) -> Filter:
@@ -42,12 +42,12 @@ def between(field: str, start: Plain | None = None, end: Plain | None = None) ->
 
 def all_of(*filters: Filter) -> Filter:
     """All hold."""
-    return Filter.ALL(list(filters))
+    return Filter.ALL_OF(list(filters))
 
 
 def any_of(*filters: Filter) -> Filter:
     """One holds at least."""
-    return Filter.ANY(list(filters))
+    return Filter.ANY_OF(list(filters))
 
 
 def is_not(filter: Filter) -> Filter:

@@ -26,7 +26,7 @@ from palimpsest import (
 )
 
 QUESTION = "When did the Antarctic Treaty enter into force?"
-LONG = (DOCUMENTS / "kenya.md").read_text() * 40
+LONG = (DOCUMENTS / "kenya.md").read_text()[:12_000]
 
 
 def check(answer, documents):
@@ -214,7 +214,7 @@ def test_a_hundred_questions_at_once(engine_test):
 
 def test_contexts_are_kept_forked_taken_back_and_carried_away(tmp_path):
     async def story():
-        text = (DOCUMENTS / "kenya.md").read_text()
+        text = LONG
         async with Engine.open(tmp_path / "one", READER) as engine:
             told = []
             context = await engine.read("kenya", "Kenya", text, on_progress=told.append)

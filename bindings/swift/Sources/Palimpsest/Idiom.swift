@@ -20,10 +20,10 @@ extension Value: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, Expres
 
 extension Filter {
     /// Both hold.
-    public static func && (left: Filter, right: Filter) -> Filter { .all(filters: [left, right]) }
+    public static func && (left: Filter, right: Filter) -> Filter { .allOf(filters: [left, right]) }
 
     /// One holds at least.
-    public static func || (left: Filter, right: Filter) -> Filter { .any(filters: [left, right]) }
+    public static func || (left: Filter, right: Filter) -> Filter { .anyOf(filters: [left, right]) }
 
     /// It does not hold.
     public static prefix func ! (filter: Filter) -> Filter { .not(filter: filter) }

@@ -4,17 +4,17 @@ package palimpsest
 fun metadataOf(vararg fields: Pair<String, Any>): Map<String, Value> = fields.associate { (name, value) -> name to valueOf(value) }
 
 /** The field has this value. */
-fun where(field: String, value: Any): Filter = Filter.Is(field, valueOf(value))
+fun where(field: String, value: Any): Filter = Filter.Equals(field, valueOf(value))
 
 /** The field has a value between the two, bounds included; without one it is open on that side. */
 fun between(field: String, from: Any? = null, to: Any? = null): Filter =
     Filter.Between(field, from?.let(::valueOf), to?.let(::valueOf))
 
 /** Both hold. */
-infix fun Filter.and(other: Filter): Filter = Filter.All(listOf(this, other))
+infix fun Filter.and(other: Filter): Filter = Filter.AllOf(listOf(this, other))
 
 /** One holds at least. */
-infix fun Filter.or(other: Filter): Filter = Filter.Any(listOf(this, other))
+infix fun Filter.or(other: Filter): Filter = Filter.AnyOf(listOf(this, other))
 
 /** It does not hold. */
 operator fun Filter.not(): Filter = Filter.Not(this)
