@@ -50,7 +50,7 @@ impl From<Error> for PalimpsestError {
             Error::Kernel(_) => Self::Device(message),
             Error::Index(IndexError::Locked { .. }) | Error::Store(StoreError::InUse { .. }) => Self::Busy(message),
             Error::Cancelled | Error::Index(IndexError::Stopped) => Self::Cancelled(message),
-            Error::Io { .. } | Error::Index(_) | Error::Store(_) => Self::Store(message),
+            Error::Io { .. } | Error::Index(_) | Error::Store(_) | Error::Context { .. } => Self::Store(message),
             _ => Self::Internal(message),
         }
     }

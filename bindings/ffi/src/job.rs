@@ -78,7 +78,9 @@ mod tests {
     #[test]
     fn events_come_in_order_and_then_the_outcome_as_often_as_asked_for() {
         let job = Job::start(Cancel::new(), |events, _| {
-            (0..3).for_each(|n| drop(events.try_send(n)));
+            for n in 0..3 {
+                let _ = events.try_send(n);
+            }
             Ok("done")
         });
         let all: Vec<_> = (0..4).map(|_| block_on(job.next())).collect();
