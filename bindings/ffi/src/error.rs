@@ -47,7 +47,7 @@ impl From<Error> for PalimpsestError {
         match error {
             Error::Input(_) | Error::Index(IndexError::Id { .. }) => Self::Input(message),
             Error::Reader { .. } => Self::Reader(message),
-            Error::Kernel(_) => Self::Device(message),
+            Error::Kernel(_) | Error::Cuda(_) => Self::Device(message),
             Error::Index(IndexError::Locked { .. }) | Error::Store(StoreError::InUse { .. }) => Self::Busy(message),
             Error::Cancelled | Error::Index(IndexError::Stopped) => Self::Cancelled(message),
             Error::Io { .. } | Error::Index(_) | Error::Store(_) | Error::Context { .. } => Self::Store(message),

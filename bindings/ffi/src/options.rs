@@ -18,7 +18,7 @@ pub struct EngineOptions {
     /// program or the working folder: that is for development, an app names its reader.
     #[uniffi(default = None)]
     pub reader: Option<ReaderSource>,
-    /// What computes; the processor without.
+    /// What computes; a GPU where one can be used, without.
     #[uniffi(default = None)]
     pub device: Option<Device>,
     /// Threads to read with; all processors without.
@@ -60,8 +60,12 @@ pub enum ReaderSource {
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
 pub enum Device {
+    /// An NVIDIA GPU where one can be used, else the processor.
+    Auto,
     /// The processor.
     Cpu,
+    /// An NVIDIA GPU, or a refusal where none can be used.
+    Cuda,
 }
 
 /// What a reader's matrices are kept as in memory.
@@ -79,6 +83,11 @@ impl EngineOptions {
     pub(crate) fn into_engine(self) -> Result<engine::Options, PalimpsestError> {
         let mut options = engine::Options::new(PathBuf::from(self.store));
         options.reader = self.reader.map(ReaderSource::files).transpose()?;
+        options.device = self.device.map_or(options.device, |device| match device {
+            Device::Auto => engine::Device::Auto,
+            Device::Cpu => engine::Device::Cpu,
+            Device::Cuda => engine::Device::Cuda,
+        });
         options.threads = self.threads.map(|n| n as usize);
         options.dtype = self.weights.map(|w| match w {
             Weights::F32 => Dtype::F32,

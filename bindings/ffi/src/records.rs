@@ -410,8 +410,8 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// What its matrices are kept as in memory: `f32`, `bf16` or `int8`.
     pub weights: String,
-    /// The instructions it computes with.
-    pub isa: String,
+    /// What computes.
+    pub device: String,
     /// Threads it reads with.
     pub threads: u32,
     /// Weights, tokenizer and arithmetic, in hex: snapshots belong to it.
@@ -677,9 +677,9 @@ impl From<&Reader> for ModelInfo {
             width: small(config.width),
             vocabulary: small(config.vocabulary),
             state_bytes: State::bytes(config) as u64,
-            weight_bytes: reader.model().weight_bytes() as u64,
+            weight_bytes: reader.weight_bytes() as u64,
             weights: format!("{:?}", reader.dtype()).to_lowercase(),
-            isa: reader.model().kernels().isa().to_string(),
+            device: reader.device(),
             threads: small(reader.threads()),
             fingerprint: reader.fingerprint().to_string(),
         }

@@ -22,7 +22,7 @@ public final class Engine: Sendable {
     /// - Parameters:
     ///   - store: The folder.
     ///   - reader: Where the reader's files lie. Without, it is looked for as during development.
-    ///   - device: What computes; the processor without.
+    ///   - device: What computes; a GPU where one can be used, without.
     ///   - threads: Threads to read with; all processors without.
     ///   - weights: What the reader's matrices are kept as in memory.
     ///   - snapshotBudgetBytes: Bytes that snapshots may take on disk; 1 GiB without.

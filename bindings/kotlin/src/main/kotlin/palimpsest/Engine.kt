@@ -25,7 +25,7 @@ class Engine private constructor(private val handle: EngineHandle) : AutoCloseab
          * nothing but time is lost.
          *
          * @param reader where the reader's files lie; without, it is looked for as during development.
-         * @param device what computes; the processor without.
+         * @param device what computes; a GPU where one can be used, without.
          * @param threads threads to read with; all processors without.
          * @param weights what the reader's matrices are kept as in memory.
          * @param snapshotBudgetBytes bytes that snapshots may take on disk; 1 GiB without.

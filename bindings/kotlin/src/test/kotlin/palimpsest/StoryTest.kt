@@ -105,7 +105,7 @@ class StoryTest {
         assertEquals("1961", events.filterIsInstance<AskEvent.Token>().joinToString("") { it.text })
         // Cold: the same flow asks again.
         val flow = engine.stream(question)
-        assertEquals(flow.toList().last(), flow.toList().last().let { assertIs<AskEvent.Done>(it) })
+        repeat(2) { assertEquals("1961", assertIs<AskEvent.Done>(flow.toList().last()).answer.answer) }
     }
 
     @Test
