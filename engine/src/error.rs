@@ -17,6 +17,14 @@ pub enum Error {
         /// What is wrong with it, naming the tensor or the key.
         reason: String,
     },
+    /// The folder of an encoder is at fault: a file is missing or damaged, or it is of a kind that is not run here.
+    #[error("encoder {}: {reason}", file.display())]
+    Encoder {
+        /// The file (or folder) that was being read.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller passed something the engine cannot work with.
     #[error("{0}")]
     Input(String),
@@ -66,6 +74,11 @@ impl Error {
 
     pub(crate) fn damaged(folder: &Path, reason: String) -> Self {
         Error::Context { folder: folder.to_path_buf(), reason }
+    }
+
+    #[cfg(feature = "dense")]
+    pub(crate) fn encoder(file: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        Error::Encoder { file: file.as_ref().to_path_buf(), reason: reason.into() }
     }
 
     pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {

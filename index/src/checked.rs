@@ -32,14 +32,14 @@ impl Checked {
     }
 }
 
-fn seal(data: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(data: &[u8]) -> Vec<u8> {
     let mut sealed = data.to_vec();
     sealed.extend_from_slice(MARK);
     sealed.extend_from_slice(format!("{:08x}\n", crc32fast::hash(data)).as_bytes());
     sealed
 }
 
-fn unseal(sealed: &[u8]) -> Option<&[u8]> {
+pub(crate) fn unseal(sealed: &[u8]) -> Option<&[u8]> {
     let data = &sealed[..sealed.len().checked_sub(SEAL_BYTES)?];
     (seal(data) == sealed).then_some(data)
 }

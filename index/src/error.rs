@@ -65,6 +65,20 @@ pub enum IndexError {
         /// Its words.
         what: String,
     },
+    /// An encoder refused.
+    #[error("{what}")]
+    Encoder {
+        /// Its words.
+        what: String,
+    },
+    /// The library that keeps vectors refused.
+    #[error("the vectors could not {doing}: {what}")]
+    Vectors {
+        /// What was being done.
+        doing: &'static str,
+        /// Its words.
+        what: String,
+    },
     /// The caller stopped an ingest; what went in before is kept.
     #[error("stopped by the caller")]
     Stopped,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tantivy::directory::{MmapDirectory, RamDirectory};
 use tantivy::schema::Value as _;
-use tantivy::{IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyDocument, Term};
+use tantivy::{DocAddress, IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyDocument, Term};
 
 use crate::card::{Card, alive, card, cards, read_card};
 use crate::checked::{Checked, opening, read_sealed, validate, write_sealed};
@@ -135,14 +135,7 @@ impl Index {
     pub fn document(&self, id_or_path: &str) -> Result<Option<Document>, IndexError> {
         let searcher = self.reader.searcher();
         let Some(card) = self.known(&searcher, id_or_path)? else { return Ok(None) };
-        let mut passages = Vec::with_capacity(card.passages as usize);
-        for address in alive(&searcher, &Term::from_field_text(self.fields.document, &card.id))? {
-            let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
-            let start = passage.get_first(self.fields.start).and_then(|v| v.as_u64()).unwrap_or(u64::MAX);
-            let text = passage.get_first(self.fields.text).and_then(|v| v.as_str()).unwrap_or_default();
-            passages.push((start, text.to_string()));
-        }
-        passages.sort_unstable();
+        let passages = self.passages_of(&card.id)?;
         let mut text = String::with_capacity(card.text_bytes as usize);
         for (_, part) in &passages {
             text.push_str(part);
@@ -173,13 +166,7 @@ impl Index {
         if range.start > range.end || range.end > card.text_bytes {
             return Ok(None);
         }
-        let mut starts = Vec::with_capacity(card.passages as usize);
-        for address in alive(&searcher, &Term::from_field_text(self.fields.document, &card.id))? {
-            let columns = searcher.segment_reader(address.segment_ord).fast_fields();
-            let column = columns.u64("start").map_err(doing("find a passage"))?;
-            starts.push((column.first(address.doc_id).unwrap_or(u64::MAX), address));
-        }
-        starts.sort_unstable_by_key(|&(start, _)| start);
+        let starts = self.addresses_of(&searcher, &card.id)?;
         let first = starts.partition_point(|&(start, _)| start <= range.start).saturating_sub(1);
         let Some(&(begin, _)) = starts.get(first) else { return Ok(None) };
         let mut text = String::new();
@@ -190,6 +177,29 @@ impl Index {
         let within = |at: u64| at.checked_sub(begin).and_then(|at| usize::try_from(at).ok());
         let (Some(from), Some(to)) = (within(range.start), within(range.end)) else { return Ok(None) };
         Ok(text.get(from..to).map(str::to_string))
+    }
+
+    /// The passages of a document and their first bytes, in order.
+    pub(crate) fn passages_of(&self, id: &str) -> Result<Vec<(u64, String)>, IndexError> {
+        let searcher = self.reader.searcher();
+        let text = |(start, address): (u64, DocAddress)| {
+            let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
+            let text = passage.get_first(self.fields.text).and_then(|v| v.as_str()).unwrap_or_default();
+            Ok((start, text.to_string()))
+        };
+        self.addresses_of(&searcher, id)?.into_iter().map(text).collect()
+    }
+
+    /// Where the passages of a document lie, with their first bytes, in order.
+    pub(crate) fn addresses_of(&self, searcher: &Searcher, id: &str) -> Result<Vec<(u64, DocAddress)>, IndexError> {
+        let mut starts = Vec::new();
+        for address in alive(searcher, &Term::from_field_text(self.fields.document, id))? {
+            let columns = searcher.segment_reader(address.segment_ord).fast_fields();
+            let column = columns.u64("start").map_err(doing("find a passage"))?;
+            starts.push((column.first(address.doc_id).unwrap_or(u64::MAX), address));
+        }
+        starts.sort_unstable();
+        Ok(starts)
     }
 
     /// All documents, in the order of their ids.

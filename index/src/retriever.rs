@@ -1,9 +1,10 @@
 //! Who else may find passages? Whatever takes a question and gives hits: the index of this crate, or a cluster elsewhere.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 use crate::search::{Hit, SearchOptions};
-use crate::{DocumentSummary, Index, IndexError};
+use crate::{DocumentSummary, Index, IndexError, Progress};
 
 /// Finds the passages that answer to a question, and keeps the texts that they are quoted from.
 pub trait Retriever: Send + Sync {
@@ -18,6 +19,14 @@ pub trait Retriever: Send + Sync {
     /// # Errors
     /// Those of the retriever.
     fn source(&self, document: &str, range: Range<u64>) -> Result<Option<Source>, IndexError>;
+
+    /// Brings what it keeps beside the store's index in step with it, after documents came in or went.
+    ///
+    /// # Errors
+    /// Those of the retriever; [`IndexError::Stopped`] where `stop` was set.
+    fn sync(&self, _stop: &AtomicBool, _progress: &(dyn Fn(&Progress) + Sync)) -> Result<(), IndexError> {
+        Ok(())
+    }
 }
 
 /// What is kept of a document where it is quoted.

@@ -101,7 +101,7 @@ impl Index {
         best.into_iter().map(|found| self.hit(&searcher, found.address, found.score)).collect()
     }
 
-    fn hit(&self, searcher: &Searcher, address: DocAddress, score: f32) -> Result<Hit, IndexError> {
+    pub(crate) fn hit(&self, searcher: &Searcher, address: DocAddress, score: f32) -> Result<Hit, IndexError> {
         let f = &self.fields;
         let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
         let text = |field| passage.get_first(field).and_then(|v| v.as_str());
