@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::{Error, Result};
+use crate::files::ReaderFiles;
 use crate::weights::WeightFiles;
 
 /// Texts that go through the network together, of about the same length.
@@ -173,7 +174,7 @@ impl SentenceTransformer {
         let longest = config.max_position_embeddings.saturating_sub(config.first_position());
         let longest = lengths.max_seq_length.unwrap_or(longest).min(longest);
         let tokenizer = tokenizer(folder, longest)?;
-        let files = WeightFiles::open(folder)?;
+        let files = WeightFiles::open(&ReaderFiles::folder(folder))?;
         let fingerprint = fingerprint(folder, &files)?;
         let mut prompt = |names: [&str; 2]| names.into_iter().find_map(|name| usage.prompts.remove(name)).unwrap_or_default();
         let (question, passage) = (prompt(["query", "question"]), prompt(["document", "passage"]));

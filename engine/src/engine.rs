@@ -39,6 +39,8 @@ pub struct Options {
     /// Language of a new store's documents, by its English name or two-letter code; English where `None`. A store that is
     /// there keeps its own.
     pub language: Option<String>,
+    /// Folder of a sentence-transformer that finds passages by their meaning, beside their words. Needs the feature `dense`.
+    pub encoder: Option<PathBuf>,
     /// How the states of passages are kept. With a rounded form, answers from restored states are near those from states just
     /// read, not equal to them (engine/STORE.md has what that costs).
     pub state_form: Form,
@@ -56,6 +58,7 @@ impl Options {
             device: Device::Auto,
             snapshot_budget_bytes: 1 << 30,
             language: None,
+            encoder: None,
             state_form: Form::F32,
         }
     }
@@ -64,12 +67,12 @@ impl Options {
 /// Documents, a reader and what it remembers of them. Shared between threads by reference.
 pub struct Engine {
     options: Options,
-    index: Index,
+    index: Arc<Index>,
     store: Arc<Store>,
     reader: Mutex<Option<Arc<Reader>>>,
     events: Vec<StoreEvent>,
-    /// Who finds passages in the place of `index`.
-    elsewhere: Option<Box<dyn Retriever>>,
+    /// Who finds passages in the place of `index`, or with it.
+    fused: Option<Box<dyn Retriever>>,
 }
 
 /// What an engine holds.
@@ -115,12 +118,13 @@ impl Engine {
         if let Some(language) = &options.language {
             made.language.clone_from(language);
         }
-        let index = Index::open_with(&options.store.join("index"), &made)?;
+        let index = Arc::new(Index::open_with(&options.store.join("index"), &made)?);
+        let fused = options.encoder.as_deref().map(|folder| fused(folder, &options.store, &index)).transpose()?;
         let (store, events) = Store::open(
             &options.store.join("snapshots"),
             StoreOptions { budget_bytes: options.snapshot_budget_bytes, form: options.state_form, ..StoreOptions::default() },
         )?;
-        Ok(Self { options, index, store: Arc::new(store), reader: Mutex::new(None), events, elsewhere: None })
+        Ok(Self { options, index, store: Arc::new(store), reader: Mutex::new(None), events, fused })
     }
 
     /// Adds the files below `paths`, brings changed ones up to date and forgets those that are gone.
@@ -156,18 +160,30 @@ impl Engine {
         }
     }
 
+    /// Brings what is kept beside the index, vectors for one, in step with it: after documents came in. What is not in step is
+    /// still found by its words. `progress` counts documents as files.
+    ///
+    /// # Errors
+    /// Those of the retriever; [`Error::Cancelled`]: what was done stays, and the next call goes on from it.
+    pub fn sync(&self, cancel: &Cancel, progress: &(dyn Fn(&Progress) + Sync)) -> Result<()> {
+        match self.retriever().sync(cancel.flag(), progress) {
+            Err(IndexError::Stopped) => Err(Error::Cancelled),
+            done => Ok(done?),
+        }
+    }
+
     /// Finds passages with `retriever` from now on, a search cluster for one, in the place of the store's own index. Ingest
     /// and forget go on to speak of the index.
     #[must_use]
     pub fn retrieving(mut self, retriever: Box<dyn Retriever>) -> Self {
-        self.elsewhere = Some(retriever);
+        self.fused = Some(retriever);
         self
     }
 
     /// Who finds passages.
     #[must_use]
     pub fn retriever(&self) -> &dyn Retriever {
-        self.elsewhere.as_deref().unwrap_or(&self.index)
+        self.fused.as_deref().unwrap_or(&*self.index)
     }
 
     /// Answers `question` from the documents.
@@ -258,7 +274,10 @@ impl Engine {
     /// # Errors
     /// [`Error::Input`] when there is none.
     pub fn forget(&self, id_or_path: &str) -> Result<()> {
-        if self.index.forget(id_or_path)? { Ok(()) } else { Err(unknown(id_or_path)) }
+        if !self.index.forget(id_or_path)? {
+            return Err(unknown(id_or_path));
+        }
+        self.sync(&Cancel::new(), &|_| {})
     }
 
     /// What it holds.
@@ -418,6 +437,23 @@ impl Engine {
     fn loaded(&self) -> MutexGuard<'_, Option<Arc<Reader>>> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Words and meaning together: the index, and vectors beside it in the store.
+#[cfg(feature = "dense")]
+fn fused(folder: &Path, store: &Path, index: &Arc<Index>) -> Result<Box<dyn Retriever>> {
+    let encoder = Arc::new(crate::encoder::SentenceTransformer::open(folder)?);
+    Ok(Box::new(palimpsest_index::Fused::new(index.clone(), Some(&store.join("vectors")), encoder)?))
+}
+
+#[cfg(not(feature = "dense"))]
+fn fused(_: &Path, _: &Path, _: &Arc<Index>) -> Result<Box<dyn Retriever>> {
+    Err(without_dense())
+}
+
+#[cfg(not(feature = "dense"))]
+pub(crate) fn without_dense() -> Error {
+    Error::Input("this program was built without dense retrieval: build it with `--features dense`".into())
 }
 
 /// What was read in this session is there in the next.

@@ -20,6 +20,8 @@ pub mod consider;
 pub mod context;
 pub mod convert;
 pub mod device;
+#[cfg(feature = "dense")]
+pub mod encoder;
 mod engine;
 mod error;
 pub mod events;
@@ -35,6 +37,7 @@ pub mod prompt;
 pub mod ranking;
 pub mod read;
 pub mod rerank;
+pub mod retrieval;
 pub mod retrieve;
 pub mod snapshot;
 pub mod state;

@@ -15,6 +15,8 @@ mod elastic;
 mod error;
 mod extract;
 mod filter;
+#[cfg(test)]
+mod full_disk;
 #[cfg(feature = "dense")]
 mod fused;
 mod ingest;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, Index, IndexError, Options};
+use crate::{Document, Index, IndexError, Options, Retriever, SearchOptions};
 
 /// Means over the questions that have a judgement, in 0..1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -46,13 +46,20 @@ pub fn evaluate(dir: &Path) -> Result<RetrievalScores, IndexError> {
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_in(dir: &Path, options: &Options) -> Result<RetrievalScores, IndexError> {
-    let index = corpus(dir, options)?;
+    evaluate_by(dir, &corpus(dir, options)?)
+}
+
+/// Scores the order in which `retriever`, which holds the folder's corpus, puts documents: each where its best passage is.
+///
+/// # Errors
+/// As [`evaluate`], and those of the retriever.
+pub fn evaluate_by(dir: &Path, retriever: &dyn Retriever) -> Result<RetrievalScores, IndexError> {
     evaluate_with(dir, |question| {
         // As many passages as it takes to see a hundred documents.
         let mut ranked: Vec<String> = Vec::new();
         let mut limit = 200;
         loop {
-            let hits = index.search(question, limit)?;
+            let hits = retriever.retrieve(question, &SearchOptions { limit, ..SearchOptions::default() })?;
             ranked.clear();
             let mut seen = HashSet::new();
             let found = hits.len();

@@ -88,7 +88,7 @@ impl Index {
         Self::over(Checked::new(RamDirectory::create()), None, options)
     }
 
-    fn over(directory: Checked, dir: Option<PathBuf>, options: &Options) -> Result<Self, IndexError> {
+    pub(crate) fn over(directory: Checked, dir: Option<PathBuf>, options: &Options) -> Result<Self, IndexError> {
         let place = dir.clone().unwrap_or_else(|| PathBuf::from(IN_MEMORY));
         let settings = settings(&directory, &place, options)?;
         let (schema, fields) = schema(analyse::ANALYSER);

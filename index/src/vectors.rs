@@ -294,7 +294,8 @@ impl Vectors {
         let new = |d: &&DocumentSummary| self.read().catalogue.documents.get(&d.id).is_none_or(|encoded| !encoded.is_of(d));
         let new: Vec<&DocumentSummary> = documents.iter().filter(new).collect();
         let (began, mut saved) = (Instant::now(), Instant::now());
-        let mut done = Progress { files_total: new.len(), bytes_total: new.iter().map(|d| d.text_bytes).sum(), ..Progress::default() };
+        let mut done =
+            Progress { files_total: new.len(), bytes_total: new.iter().map(|d| d.text_bytes).sum(), ..Progress::default() };
         let mut outcome = Ok(());
         for some in runs(&new) {
             if stop.load(Ordering::Acquire) {

@@ -118,6 +118,16 @@ pub(crate) struct Ingest {
     pub(crate) store: StoreArg,
     #[command(flatten)]
     pub(crate) documents: DocumentArgs,
+    #[command(flatten)]
+    pub(crate) dense: DenseArg,
+}
+
+/// What finds passages beside their words.
+#[derive(ClapArgs, Default)]
+pub(crate) struct DenseArg {
+    /// Folder of a sentence-transformer: passages are found by their meaning too (in builds with the feature `dense`)
+    #[arg(long = "dense", value_name = "DIR", env = "PALIMPSEST_ENCODER")]
+    pub(crate) encoder: Option<PathBuf>,
 }
 
 /// What is said of documents that are brought in.
@@ -181,6 +191,8 @@ pub(crate) struct Ask {
     pub(crate) documents: DocumentArgs,
     #[command(flatten)]
     pub(crate) condition: WhereArg,
+    #[command(flatten)]
+    pub(crate) dense: DenseArg,
 }
 
 #[derive(ClapArgs)]
@@ -235,6 +247,8 @@ pub(crate) struct Search {
     pub(crate) limit: usize,
     #[command(flatten)]
     pub(crate) condition: WhereArg,
+    #[command(flatten)]
+    pub(crate) dense: DenseArg,
 }
 
 #[derive(ClapArgs)]
@@ -487,10 +501,18 @@ pub(crate) enum EvalVerb {
         #[command(flatten)]
         reader: ReaderArgs,
     },
-    /// nDCG@10, recall@100 and MRR@10 of BM25
+    /// nDCG@10, recall@100 and MRR@10 of BM25; with an encoder also of its vectors, and of both together
     Retrieval {
         /// Folder with corpus.jsonl, queries.jsonl and qrels.tsv
         folder: PathBuf,
+        /// BM25's k1: how soon more of a word counts no more [default: 1.2]
+        #[arg(long)]
+        k1: Option<f32>,
+        /// BM25's b: how much a long passage must have more of it, 0..1 [default: 0.75]
+        #[arg(long)]
+        b: Option<f32>,
+        #[command(flatten)]
+        dense: DenseArg,
     },
 }
 

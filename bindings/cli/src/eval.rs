@@ -8,7 +8,7 @@ use palimpsest_engine::calibrate::calibrate;
 use palimpsest_engine::collection::{self, Collection, CollectionScores, Extent};
 use palimpsest_engine::measure::{self, given_paragraph, questions};
 use palimpsest_engine::ranking::{self, AtWeight};
-use palimpsest_engine::{AskOptions, Error, Reader, Result, fidelity, index};
+use palimpsest_engine::{AskOptions, Error, Reader, Result, fidelity, index, retrieval};
 use serde_json::{Value, json};
 
 use crate::args::{self, EvalVerb};
@@ -120,13 +120,18 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
                 }
             })
         }
-        EvalVerb::Retrieval { folder } => {
-            let scores = index::measure::evaluate(folder)?;
-            out.object(json!({ "bm25": scores }), || {
-                println!(
-                    "BM25: nDCG@10 {:.4}  recall@100 {:.4}  MRR@10 {:.4}",
-                    scores.ndcg_at_10, scores.recall_at_100, scores.mrr_at_10
-                );
+        EvalVerb::Retrieval { folder, k1, b, dense } => {
+            let usual = index::Weights::default();
+            let weights = index::Weights { k1: k1.unwrap_or(usual.k1), b: b.unwrap_or(usual.b) };
+            let bar = show::ingest_bar();
+            let found = retrieval::evaluate(folder, weights, dense.encoder.as_deref(), &|p| show::ingest_progress(&bar, p))?;
+            bar.finish_and_clear();
+            out.object(serde_json::to_value(&found).unwrap_or_default(), || {
+                let all = [("BM25", Some(found.bm25)), ("dense", found.dense), ("fused", found.fused)];
+                for (name, s) in all.into_iter().filter_map(|(name, scores)| Some((name, scores?))) {
+                    let (ndcg, recall, mrr) = (s.ndcg_at_10, s.recall_at_100, s.mrr_at_10);
+                    println!("{name:5}  nDCG@10 {ndcg:.4}  recall@100 {recall:.4}  MRR@10 {mrr:.4}");
+                }
             })
         }
     }

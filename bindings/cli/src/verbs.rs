@@ -69,14 +69,20 @@ fn ingest_into(engine: &Engine, paths: &[PathBuf], documents: &args::DocumentArg
     options.metadata = documents.metadata.iter().cloned().collect();
     let bar = show::ingest_bar();
     let report = engine.ingest_as(paths, &options, &Cancel::new(), &|p| show::ingest_progress(&bar, p));
+    let synced = report.and_then(|report| {
+        bar.reset();
+        engine.sync(&Cancel::new(), &|p| show::ingest_progress(&bar, p))?;
+        Ok(report)
+    });
     bar.finish_and_clear();
-    report
+    synced
 }
 
 pub(crate) fn ingest(args: &args::Ingest, out: Output) -> Result<()> {
     let clock = Instant::now();
     let store = store_folder(args.store.store.as_ref(), &[])?;
-    let engine = Engine::open(Options { language: args.documents.language.clone(), ..options(store.clone(), None)? })?;
+    let (language, encoder) = (args.documents.language.clone(), args.dense.encoder.clone());
+    let engine = Engine::open(Options { language, encoder, ..options(store.clone(), None)? })?;
     let report = ingest_into(&engine, &args.paths, &args.documents)?;
     out.ingest(&store, &report, clock.elapsed().as_secs_f64(), &engine.notices())
 }
@@ -86,7 +92,8 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
     let store = store_folder(args.store.store.as_ref(), &args.paths)?;
     let options = options(store.clone(), Some(&args.reader))?;
     let (language, state_form) = (args.documents.language.clone(), args.state_form.into());
-    let engine = Engine::open(Options { language, state_form, ..options })?;
+    let encoder = args.dense.encoder.clone();
+    let engine = Engine::open(Options { language, encoder, state_form, ..options })?;
     let report = if args.paths.is_empty() { None } else { Some(ingest_into(&engine, &args.paths, &args.documents)?) };
     engine.reader()?;
     let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
@@ -111,7 +118,8 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
 }
 
 pub(crate) fn search(args: &args::Search, out: Output) -> Result<()> {
-    let engine = open(store_folder(args.store.store.as_ref(), &[])?, None)?;
+    let encoder = args.dense.encoder.clone();
+    let engine = Engine::open(Options { encoder, ..options(store_folder(args.store.store.as_ref(), &[])?, None)? })?;
     let mut options = index::SearchOptions::default();
     options.limit = args.limit;
     options.filter.clone_from(&args.condition.filter);
