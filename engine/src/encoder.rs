@@ -221,7 +221,8 @@ impl SentenceTransformer {
             Role::Passage => &self.passage,
         };
         let ids = |text: &&str| -> Result<Vec<u32>> {
-            let mut text = format!("{prompt}{text}");
+            // White space around it is taken off, as sentence-transformers does.
+            let mut text = format!("{prompt}{text}").trim().to_string();
             if self.lower_case {
                 text = text.to_lowercase();
             }
