@@ -95,9 +95,11 @@ fn score(query: &Value, passage: &Value) -> Option<f64> {
             when(holds)
         }
         "multi_match" => {
-            let words = |text: &str| text.to_lowercase().split(|c: char| !c.is_alphanumeric()).map(String::from).collect::<Vec<_>>();
+            let words =
+                |text: &str| text.to_lowercase().split(|c: char| !c.is_alphanumeric()).map(String::from).collect::<Vec<_>>();
             let asked = words(of["query"].as_str()?);
-            let held = of["fields"].as_array()?.iter().flat_map(|f| words(passage[f.as_str().unwrap_or("")].as_str().unwrap_or("")));
+            let held =
+                of["fields"].as_array()?.iter().flat_map(|f| words(passage[f.as_str().unwrap_or("")].as_str().unwrap_or("")));
             let held: Vec<String> = held.collect();
             let common = asked.iter().filter(|w| w.len() > 3 && held.contains(w)).count();
             (common > 0).then_some(common as f64)

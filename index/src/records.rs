@@ -109,6 +109,13 @@ pub(crate) fn bring_in(
         });
         match read {
             Ok(mut document) => {
+                // What was set before and is no field of the record stays.
+                if let Some(old) = index.latest(&document.id)? {
+                    let fields = old.fields.map(|map| map.metadata).unwrap_or_default();
+                    let set = old.metadata.into_iter().filter(|(name, _)| !fields.contains(name));
+                    let own = std::mem::take(&mut document.metadata);
+                    document.metadata = set.chain(own).collect();
+                }
                 document.metadata.extend(metadata.clone());
                 report.count(index.put_record(&document, map, Layout::Line(line))?);
             }

@@ -93,9 +93,12 @@ fn a_second_process_is_told_and_may_search() {
         .spawn()
         .expect("the program runs");
     let (mut refused, mut searched) = (0, 0);
+    // A second writer: another value is to be kept with a document.
+    let mut round = 0;
     let began = Instant::now();
     while first.try_wait().expect("waited").is_none() && began.elapsed() < Duration::from_secs(120) {
-        let second = run(&["ingest", path(&files.join("0.txt"))], &store);
+        round += 1;
+        let second = run(&["ingest", path(&files.join("0.txt")), "--set", &format!("round={round}")], &store);
         match second.status.code() {
             Some(5) => {
                 assert!(json(&second)["error"]["message"].as_str().expect("words").contains("another process"), "{second:?}");
