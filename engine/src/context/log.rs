@@ -33,8 +33,8 @@ use crate::snapshot::Chain;
 pub(super) const SEAL: &str = "seal.json";
 const RECORD_BYTES: u64 = 12;
 const SPANS_MAGIC: &[u8; 8] = b"PLMPSPAN";
-/// Positions that are sorted in memory at once: 4 MiB.
-const POSITIONS_AT_ONCE: u64 = 1 << 20;
+/// Positions that are sorted in memory at once: 1 MiB.
+const POSITIONS_AT_ONCE: u64 = 1 << 18;
 
 /// What `seal.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
