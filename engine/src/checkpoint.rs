@@ -81,6 +81,16 @@ impl Dialect {
     }
 }
 
+/// A tensor of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part<'n> {
+    Embedding,
+    Head,
+    FinalNorm,
+    /// Of a block, by the name that flash-linear-attention gives it.
+    InLayer(usize, &'n str),
+}
+
 /// Weights on disk, opened and checked for their dialect; tensors are converted when asked for.
 pub struct Checkpoint {
     from: ReaderFiles,
@@ -115,6 +125,19 @@ impl Checkpoint {
         };
         checkpoint.config.validate().map_err(|reason| Error::reader(from.name(), reason))?;
         Ok(checkpoint)
+    }
+
+    /// The tensor that `part` names, as f32.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub(crate) fn part(&self, part: Part<'_>, shape: &[usize]) -> Result<Vec<f32>> {
+        match part {
+            Part::Embedding => self.tensor(self.dialect.embedding(), shape),
+            Part::Head => self.tensor(self.head(), shape),
+            Part::FinalNorm => self.tensor(self.dialect.final_norm(), shape),
+            Part::InLayer(layer, name) => self.tensor(&self.dialect.in_layer(layer, name), shape),
+        }
     }
 
     /// How the tensors are named.

@@ -9,7 +9,7 @@
 use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, OutputGate};
 
 use crate::cancel::Pace;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Part};
 use crate::error::{Error, Result};
 use crate::state::{LayerOffsets, SEGMENT, State};
 
@@ -166,16 +166,6 @@ struct Block {
     down: Matrix,
 }
 
-/// A tensor of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part<'n> {
-    Embedding,
-    Head,
-    FinalNorm,
-    /// Of a block, by the name that flash-linear-attention gives it.
-    InLayer(usize, &'n str),
-}
-
 /// One sequence of a batch: tokens to append to a context.
 pub struct Sequence<'a> {
     /// What is read now.
@@ -246,13 +236,7 @@ impl Model {
     /// # Errors
     /// [`Error::Reader`] naming the tensor and file at fault.
     pub fn load(checkpoint: &Checkpoint, kernels: Kernels, dtype: Dtype) -> Result<Self> {
-        let dialect = checkpoint.dialect();
-        Self::of(checkpoint.config().clone(), kernels, dtype, &|part, shape| match part {
-            Part::Embedding => checkpoint.tensor(dialect.embedding(), shape),
-            Part::Head => checkpoint.tensor(checkpoint.head(), shape),
-            Part::FinalNorm => checkpoint.tensor(dialect.final_norm(), shape),
-            Part::InLayer(layer, name) => checkpoint.tensor(&dialect.in_layer(layer, name), shape),
-        })
+        Self::of(checkpoint.config().clone(), kernels, dtype, &|part, shape| checkpoint.part(part, shape))
     }
 
     /// A network of weights that `tensor` gives, by part and shape.

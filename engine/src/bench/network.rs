@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use palimpsest_kernels::{Dtype, Isa, Kernels};
 
 use super::pseudo_random;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Part};
 use crate::error::{Error, Result};
 use crate::files::ReaderFiles;
-use crate::model::{Config, Model, Part, Scratch, Sequence, Want};
+use crate::model::{Config, Model, Scratch, Sequence, Want};
 
 /// The shape called `name`: `pilot` (32 million parameters) or `151m`. `None` for other names.
 #[must_use]
