@@ -230,6 +230,9 @@ pub struct Scratch {
     thrown_away: Vec<f32>,
 }
 
+/// Gives the values of a tensor, by part and shape.
+type Tensors<'a> = dyn Fn(Part<'_>, &[usize]) -> Result<Vec<f32>> + 'a;
+
 impl Model {
     /// Converts and packs `checkpoint`'s weights.
     ///
@@ -243,12 +246,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of `tensor`.
-    pub(crate) fn of(
-        c: Config,
-        kernels: Kernels,
-        dtype: Dtype,
-        tensor: &dyn Fn(Part<'_>, &[usize]) -> Result<Vec<f32>>,
-    ) -> Result<Self> {
+    pub(crate) fn of(c: Config, kernels: Kernels, dtype: Dtype, tensor: &Tensors<'_>) -> Result<Self> {
         let (d, hk, hv) = (c.width, c.key_width(), c.value_width());
         let pack = |part: Part<'_>, rows: usize, cols: usize| -> Result<Matrix> {
             Ok(Matrix::pack(rows, cols, &tensor(part, &[rows, cols])?, dtype)?)

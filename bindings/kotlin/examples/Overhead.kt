@@ -19,7 +19,7 @@ private fun withoutAnEnd(reader: File, folder: File): File {
     for (file in reader.listFiles()!!) {
         val copy = File(folder, file.name)
         if (file.name != "reader.json") Files.createSymbolicLink(copy.toPath(), file.canonicalFile.toPath())
-        else copy.writeText(file.readText().replace(Regex(""",\s*"(end|none)"\s*:\s*"[^"]*""""), ""))
+        else copy.writeText(file.readText().replace(Regex(""",\s*"(end|none|start)"\s*:\s*"[^"]*""""), ""))
     }
     return folder
 }

@@ -21,6 +21,7 @@ def without_an_end(reader: Path, folder: Path) -> Path:
     form = json.loads((reader / "reader.json").read_text())
     form["prompt"].pop("end", None)
     form["prompt"].pop("none", None)
+    form["prompt"].pop("start", None)
     (folder / "reader.json").unlink()
     (folder / "reader.json").write_text(json.dumps(form))
     return folder

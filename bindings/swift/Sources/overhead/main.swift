@@ -15,6 +15,7 @@ func withoutAnEnd(_ reader: URL, _ folder: URL) throws {
         var prompt = form["prompt"] as! [String: Any]
         prompt["end"] = nil
         prompt["none"] = nil
+        prompt["start"] = nil
         form["prompt"] = prompt
         try JSONSerialization.data(withJSONObject: form).write(to: copy)
     }
