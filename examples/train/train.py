@@ -94,12 +94,13 @@ def to_device(batch, device):
 
 
 class Feed:
-    """Batches on the device. On CUDA each is made ready on a stream of its own while the one before is being trained on:
-    the kernels' tables of tiles need numbers on the host, and on the main stream the wait for them would empty it."""
+    """Batches on the device. On CUDA each is made ready on a stream of its own while the one before is being trained on: the
+    kernels' tables of tiles need numbers on the host, and on the main stream the wait for them would empty it. The stream goes
+    first (priority -1), so that the host does not wait for a free place among the step's kernels."""
 
     def __init__(self, queue, device):
         self.queue, self.device = queue, device
-        self.side = torch.cuda.Stream() if device.type == "cuda" else None
+        self.side = torch.cuda.Stream(priority=-1) if device.type == "cuda" else None
 
     def next(self):
         batch = self.queue.get()
@@ -108,7 +109,7 @@ class Feed:
         main = torch.cuda.current_stream()
         with torch.cuda.stream(self.side):
             batch = to_device(batch, self.device)
-            tiles = model.tiles_of(batch[3])            # cached by the identity of cu
+            tiles = model.tiles_of(batch[3])            # kept by fla by the identity of cu
         main.wait_stream(self.side)
         for t in batch + tiles:
             t.record_stream(main)
