@@ -82,7 +82,7 @@ fn events_come_in_order_and_end_with_the_answer() {
     let folder = tempfile::tempdir().expect("folder");
     let engine = engine(folder.path());
     for tier in [Tier::A, Tier::B] {
-        let options = AskOptions { tier, ..options() };
+        let options = AskOptions { tier: Some(tier), ..options() };
         let mut events = Vec::new();
         let answer = engine.ask_with(QUESTION, &options, &Cancel::new(), &mut |e| events.push(e)).expect("asked");
         assert_eq!(said(&whole(&events)), said(&answer));
@@ -199,7 +199,7 @@ fn budgets_read_fewer_passages_and_say_so() {
         assert_eq!(answer.answer.is_none(), budget == 10);
         assert_eq!(answer.nearest.is_empty(), budget != 10, "what was not read is shown still");
         read_before = answer.tokens_read;
-        let twice = engine.ask(QUESTION, &AskOptions { tier: Tier::B, ..options }).expect("asked");
+        let twice = engine.ask(QUESTION, &AskOptions { tier: Some(Tier::B), ..options }).expect("asked");
         assert!(twice.tokens_read <= budget, "tier B, {budget}: {}", twice.tokens_read);
     }
     let late = AskOptions { budget_ms: Some(0), ..options() };
@@ -216,7 +216,7 @@ fn many_questions_are_answered_as_each_alone() {
     let questions: Vec<String> = WORDS.iter().map(|w| format!("Is the {w} of the Zug long and deep?")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     for tier in [Tier::A, Tier::B] {
-        let options = AskOptions { tier, ..options() };
+        let options = AskOptions { tier: Some(tier), ..options() };
         let alone: Vec<Answer> = questions.iter().map(|q| engine(folder.path()).ask(q, &options).expect("asked")).collect();
         let together = engine(folder.path()).ask_many(&questions, &options, &Cancel::new()).expect("asked");
         assert_eq!(together.iter().map(said).collect::<Vec<_>>(), alone.iter().map(said).collect::<Vec<_>>());

@@ -13,6 +13,7 @@ use crate::consider::{Batch, Consideration, Considered, Sources, consider, lap, 
 use crate::error::Result;
 use crate::events::Event;
 use crate::free::write;
+use crate::read::Reader;
 
 /// How a question is to be answered.
 #[derive(Debug, Clone)]
@@ -21,8 +22,8 @@ pub struct AskOptions {
     pub passages: usize,
     /// Below this confidence no answer is given.
     pub min_confidence: f32,
-    /// How they are read.
-    pub tier: Tier,
+    /// How they are read; `None` for [`Tier::B`] where the reader was taught to point, else [`Tier::A`].
+    pub tier: Option<Tier>,
     /// Tokens that a question may run through the reader; `None` for as many as it takes. Where they do not reach for all
     /// passages worth reading, the best are read and a notice says so.
     pub budget_tokens: Option<u64>,
@@ -43,7 +44,7 @@ impl Default for AskOptions {
         Self {
             passages: 5,
             min_confidence: 0.1,
-            tier: Tier::A,
+            tier: None,
             budget_tokens: None,
             budget_ms: None,
             filter: None,
@@ -54,6 +55,12 @@ impl Default for AskOptions {
 }
 
 impl AskOptions {
+    /// How passages are read by `reader`.
+    pub(crate) fn tier_of(&self, reader: &Reader) -> Tier {
+        let own = if reader.prompt().start().is_some() { Tier::B } else { Tier::A };
+        self.tier.unwrap_or(own)
+    }
+
     /// Passages read at most.
     pub(crate) fn to_read(&self) -> usize {
         if self.passages == 0 { 0 } else { self.passages.max(self.rerank) }

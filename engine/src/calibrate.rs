@@ -29,7 +29,7 @@ pub fn calibrate(
     let store = Store::in_memory(STORE_BYTES);
     let which = with_unanswerable(collection, questions);
     let mut calibration = reader.calibration().clone();
-    let options = |tier| AskOptions { tier, min_confidence: 0.0, ..AskOptions::default() };
+    let options = |tier| AskOptions { tier: Some(tier), min_confidence: 0.0, ..AskOptions::default() };
 
     let a = known(&reader, collection, &store, &which, &options(Tier::A), each)?;
     calibration.a = odds(&a);

@@ -237,7 +237,7 @@ pub fn evaluate(
     let store = Store::in_memory(STORE_BYTES);
     let n = collection.questions.len();
     let which: Vec<usize> = (0..n).collect();
-    let tier = |tier| AskOptions { tier, ..options.clone() };
+    let tier = |tier| AskOptions { tier: Some(tier), ..options.clone() };
     let (mut a, mut b) = (Sums::default(), Sums::default());
     ask_all(reader, collection, &store, &which, &tier(Tier::A), &mut |o| {
         for row in rows(collection, &o)? {
@@ -398,7 +398,7 @@ fn times(
     let (mut warm, mut cold) = (Vec::new(), Vec::new());
     let cancel = Cancel::new();
     let one = |store: &Store, question: &str, tier| {
-        let options = AskOptions { tier, ..options.clone() };
+        let options = AskOptions { tier: Some(tier), ..options.clone() };
         let from = Sources { retriever: &collection.index, reader, store };
         ask(from, question, &options, &[], &cancel, &mut |_| {}).map(|answer| answer.timings_ms.total)
     };

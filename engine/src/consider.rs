@@ -169,7 +169,7 @@ pub fn consider(
     let once = batch.questions.iter().zip(&asked).enumerate();
     let once = once.flat_map(|(q, (one, ids))| (0..one.considered.len()).map(move |i| (q, i, ids.clone()))).collect();
     batch.decode(from.reader, once, Tier::A, cancel)?;
-    if options.tier == Tier::B {
+    if options.tier_of(from.reader) == Tier::B {
         let twice = batch.second_readings(from.reader, questions, options, deadline)?;
         for &(q, ..) in &twice {
             if batch.questions[q].tier == Tier::A {

@@ -166,9 +166,9 @@ pub(crate) struct Ask {
     /// Passages to read at most
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) passages: usize,
-    /// How passages are read: a once, b the best of them twice
-    #[arg(long, value_enum, default_value = "a")]
-    pub(crate) tier: Tier,
+    /// How passages are read: a once, b the best of them twice [default: b where the reader can point, else a]
+    #[arg(long, value_enum)]
+    pub(crate) tier: Option<Tier>,
     /// Give no answer below this confidence, 0..1
     #[arg(long, value_name = "P")]
     pub(crate) min_confidence: Option<f32>,

@@ -99,7 +99,7 @@ pub(crate) fn ask(args: &args::Ask, out: Output) -> Result<()> {
     let ready_ms = clock.elapsed().as_secs_f64() * 1e3;
     let mut options = AskOptions {
         passages: args.passages,
-        tier: args.tier.into(),
+        tier: args.tier.map(Into::into),
         budget_tokens: args.budget_tokens,
         budget_ms: args.budget_ms,
         rerank: args.rerank,

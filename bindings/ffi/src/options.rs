@@ -138,7 +138,7 @@ pub struct AskOptions {
     /// Below this confidence, 0 to 1, no answer is given.
     #[uniffi(default = None)]
     pub min_confidence: Option<f32>,
-    /// How they are read.
+    /// How they are read; B where the reader was taught to point, else A.
     #[uniffi(default = None)]
     pub tier: Option<Tier>,
     /// Tokens that the question may run through the reader. Where they do not reach for all passages worth reading, the best
@@ -164,7 +164,8 @@ pub struct AskOptions {
 pub enum Tier {
     /// Each passage once: what was read serves any later question.
     A,
-    /// Tier A, then the best passages a second time, now that the reader knows what is asked: slower, and a little better.
+    /// Tier A, then the best passages a second time, now that the reader knows what is asked: slower, and much
+    /// better where the reader was taught to point.
     B,
 }
 
@@ -183,7 +184,7 @@ impl From<AskOptions> for engine::AskOptions {
         Self {
             passages: o.passages.map_or(best.passages, |n| n as usize),
             min_confidence: o.min_confidence.unwrap_or(best.min_confidence),
-            tier: o.tier.map_or(best.tier, Into::into),
+            tier: o.tier.map(Into::into),
             budget_tokens: o.budget_tokens.or(best.budget_tokens),
             budget_ms: o.budget_ms.or(best.budget_ms),
             filter: o.filter.map(Into::into),
