@@ -175,14 +175,8 @@ pub fn composition(
     let mut sums: Vec<Fidelity> = ways.iter().map(|&(kept, bytes)| Fidelity { kept, bytes, ..Fidelity::default() }).collect();
     for (n, (q, gold)) in questions.iter().enumerate() {
         let own = paragraphs.iter().position(|p| p.context == q.context).unwrap_or(0);
-        // Strides through the paragraphs, so that neighbours are of other articles too.
-        let others = (1..).map(|i| (own + i * 37) % paragraphs.len()).filter(|i| *i != own);
-        let mut chosen: Vec<usize> = Vec::new();
-        for i in others.take(10 * paragraphs.len()) {
-            if chosen.len() + 1 < passages && !chosen.contains(&i) {
-                chosen.push(i);
-            }
-        }
+        let others = (1..paragraphs.len()).map(|i| (own + i) % paragraphs.len());
+        let mut chosen: Vec<usize> = others.take(passages - 1).collect();
         let place = n % (chosen.len() + 1);
         chosen.insert(place, own);
         let read: Vec<PassageTokens> = chosen
