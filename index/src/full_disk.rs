@@ -94,7 +94,9 @@ fn a_full_disk_is_said_and_loses_nothing_that_was_acknowledged() {
     for room in [0, 100, 3_000, 40_000, 120_000] {
         let disk = Small { inner: RamDirectory::create(), room: Arc::new(AtomicI64::new(1 << 40)) };
         let index = Index::over(Checked::new(disk.clone()), None, &Options::default()).expect("an index");
-        (0..20).for_each(|id| drop(index.add(Document::new(id.to_string(), "", text(id))).expect("added")));
+        for id in 0..20 {
+            index.add(Document::new(id.to_string(), "", text(id))).expect("added");
+        }
         index.commit().expect("committed");
         disk.room.store(room, Ordering::Relaxed);
         let filled = (20..400).try_for_each(|id| index.add(Document::new(id.to_string(), "", text(id))).map(drop));
@@ -109,7 +111,9 @@ fn a_full_disk_is_said_and_loses_nothing_that_was_acknowledged() {
         drop(again);
         // With room again it goes on.
         disk.room.store(1 << 40, Ordering::Relaxed);
-        (0..400).for_each(|id| drop(index.add(Document::new(id.to_string(), "", text(id))).expect("added")));
+        for id in 0..400 {
+            index.add(Document::new(id.to_string(), "", text(id))).expect("added");
+        }
         index.commit().expect("committed");
         index.verify().expect("sound");
         assert_eq!(index.documents().expect("listed").len(), 400, "{room}");

@@ -21,6 +21,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // one is made in the life of the program
 pub(crate) enum Verb {
     /// Add files and folders to a store, and bring it up to date with them
     Ingest(Ingest),
