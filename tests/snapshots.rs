@@ -204,7 +204,10 @@ fn what_passages_begin_with_is_read_once() {
     let store = store(&folder.path().join("store"));
     let read = read_passages(&reader, &store, passages(&["One.", "Another one.", "A third."])).expect("read");
     let shared = read[1].shared_tokens;
-    assert!(shared >= 64 && shared.is_multiple_of(64) && shared == read[2].shared_tokens && read[0].shared_tokens == 0, "{shared}");
+    assert!(
+        shared >= 64 && shared.is_multiple_of(64) && shared == read[2].shared_tokens && read[0].shared_tokens == 0,
+        "{shared}"
+    );
     let fresh = Store::in_memory(64 << 20);
     for (alone, shared) in passages(&["One.", "Another one.", "A third."]).into_iter().zip(read) {
         let alone = read_passages(&reader, &fresh, vec![alone]).expect("read").remove(0);
