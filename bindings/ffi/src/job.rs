@@ -93,6 +93,7 @@ mod tests {
     fn cancelled_or_dropped_it_ends() {
         let (sender, said) = unbounded();
         let endless = move |_: &Sender<()>, cancel: &Cancel| -> Outcome<()> {
+            let _ = sender.try_send("began");
             while !cancel.is_cancelled() {
                 std::thread::yield_now();
             }
@@ -100,12 +101,13 @@ mod tests {
             Err(cancelled())
         };
         let job = Job::start(Cancel::new(), endless.clone());
+        assert_eq!(said.recv_blocking(), Ok("began"));
         job.cancel();
         assert!(matches!(block_on(job.next()), Err(PalimpsestError::Cancelled(_))));
         assert_eq!(said.recv_blocking(), Ok("ended"));
         drop(Job::start(Cancel::new(), endless));
-        // It ended, or never began.
-        let _ = said.recv_blocking();
+        // It ended, or never began: the last sender is gone either way.
+        while said.recv_blocking().is_ok() {}
     }
 
     #[test]
