@@ -107,7 +107,7 @@ fn configurations_that_ask_for_the_impossible_are_refused() {
         refusal(f.path())
     };
     holds(&with("conv_size", 3.into()), &["conv_size 3"]);
-    holds(&with("num_v_heads", 3.into()), &["value heads"]);
+    holds(&with("num_v_heads", 3.into()), &["num_v_heads 3"]);
     holds(&with("num_heads", 0.into()), &["heads is 0"]);
     holds(&with("output_gate", "tanh".into()), &["tanh"]);
     holds(&with("expand_v", serde_json::json!(0.3)), &["0.3"]);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, RwLock};
 
 use serde::Serialize;
@@ -33,6 +34,8 @@ pub struct Index {
     pub(crate) reader: IndexReader,
     /// Taken for reading to add a document, for writing to commit: a commit never parts a document.
     pub(crate) writer: RwLock<Option<IndexWriter>>,
+    /// The writer refused a passage: it has lost its threads.
+    pub(crate) broken: AtomicBool,
     /// What was added (or removed: `None`) since the last commit, by id.
     pub(crate) pending: Mutex<HashMap<String, Option<Card>>>,
 }
@@ -100,7 +103,17 @@ impl Index {
         let asked = Settings::new(options).language;
         let reader = tantivy.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(opening(&place))?;
         let asked = Some(asked).filter(|asked| *asked != settings.language && options.language != Options::default().language);
-        Ok(Self { asked, dir, tantivy, fields, settings, reader, writer: RwLock::new(None), pending: Mutex::default() })
+        Ok(Self {
+            asked,
+            dir,
+            tantivy,
+            fields,
+            settings,
+            reader,
+            writer: RwLock::new(None),
+            broken: AtomicBool::new(false),
+            pending: Mutex::default(),
+        })
     }
 
     /// What works, but less well than it might.

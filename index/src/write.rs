@@ -4,6 +4,7 @@
 //! both visible at once. One process writes at a time: the first write takes tantivy's lock, the end of an ingest or of the
 //! process gives it back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{MutexGuard, PoisonError, RwLockReadGuard};
 
 use sha2::{Digest, Sha256};
@@ -95,7 +96,16 @@ impl Index {
             let whole = Term::from_field_text(self.fields.document, &id);
             writer.delete_term(whole.clone());
             let places = Places::new(card.format, layout);
-            let mut adding = Adding { fields: &self.fields, writer, card: &card, ordinal: 0, start: 0, places, held: None };
+            let mut adding = Adding {
+                fields: &self.fields,
+                writer,
+                broken: &self.broken,
+                card: &card,
+                ordinal: 0,
+                start: 0,
+                places,
+                held: None,
+            };
             let done = add(&mut adding).and_then(|()| adding.finish().map_err(E::from));
             if done.is_err() {
                 writer.delete_term(whole);
@@ -119,6 +129,7 @@ impl Index {
         if let Err(e) = open.commit() {
             // A writer that failed may have lost its threads: the next write starts another.
             *writer = None;
+            self.broken.store(false, Ordering::Relaxed);
             self.pending().clear();
             return Err(doing("commit")(e));
         }
@@ -181,6 +192,11 @@ impl Index {
 
     /// Calls `write` with the writer, which is opened when there is none.
     fn writing<T>(&self, write: impl FnOnce(&IndexWriter) -> Result<T, IndexError>) -> Result<T, IndexError> {
+        if self.broken.swap(false, Ordering::Relaxed) {
+            // Whoever was refused was told; nothing since the last commit was acknowledged.
+            *self.writer.write().unwrap_or_else(PoisonError::into_inner) = None;
+            self.pending().clear();
+        }
         let read = || -> RwLockReadGuard<'_, _> { self.writer.read().unwrap_or_else(PoisonError::into_inner) };
         let mut open = read();
         while open.is_none() {
@@ -227,6 +243,7 @@ impl Drop for Index {
 pub(crate) struct Adding<'a> {
     fields: &'a Fields,
     writer: &'a IndexWriter,
+    broken: &'a AtomicBool,
     card: &'a Card,
     ordinal: u64,
     start: u64,
@@ -273,6 +290,9 @@ impl Adding<'_> {
     }
 
     fn add(&self, passage: TantivyDocument) -> Result<(), IndexError> {
-        self.writer.add_document(passage).map(|_| ()).map_err(doing("add a passage"))
+        self.writer.add_document(passage).map(|_| ()).map_err(|e| {
+            self.broken.store(true, Ordering::Relaxed);
+            doing("add a passage")(e)
+        })
     }
 }
