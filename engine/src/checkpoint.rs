@@ -290,7 +290,10 @@ impl Checkpoint {
             return refuse(format!("head_dim {} times expand_v {} is no whole number", json.head_dim, json.expand_v));
         }
         let value_heads = json.num_v_heads.unwrap_or(json.num_heads);
-        if json.num_heads == 0 || !value_heads.is_multiple_of(json.num_heads) {
+        if json.num_heads == 0 {
+            return refuse("the number of heads is 0".into());
+        }
+        if !value_heads.is_multiple_of(json.num_heads) {
             return refuse(format!("num_v_heads {value_heads} is no multiple of num_heads {}", json.num_heads));
         }
         self.tied = tie.map(|tie| Tied {
