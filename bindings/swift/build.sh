@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 generated=$(mktemp -d)
 trap 'rm -rf "$generated"' EXIT
 library=$(../library.sh generate swift "$generated")
-mkdir -p .build-rust
+mkdir -p .build-rust Sources/PalimpsestFFI
 cp -f "$library" .build-rust/
 cp -f "$generated/Palimpsest.swift" Sources/Palimpsest/Generated.swift
 cp -f "$generated/PalimpsestFFI.h" Sources/PalimpsestFFI/PalimpsestFFI.h
