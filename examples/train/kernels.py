@@ -52,7 +52,8 @@ def compile_share(i, n, config):
     from fla.ops.gdn2 import chunk_gdn2
     with torch.no_grad():
         x = [torch.rand(1, 1024, config["num_heads"], config["head_dim"], device="cuda", dtype=torch.bfloat16) for _ in range(6)]
-        chunk_gdn2(*x[:3], -x[3].float(), *x[4:], cu_seqlens=torch.tensor([0, 500, 1024], device="cuda"))
+        for safe in (False, True):      # without an initial state, as evaluation and the loss on held-out questions run it
+            chunk_gdn2(*x[:3], -x[3].float(), *x[4:], cu_seqlens=torch.tensor([0, 500, 1024], device="cuda"), safe_gate=safe)
     torch.cuda.synchronize()
 
 
