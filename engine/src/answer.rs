@@ -34,7 +34,7 @@ pub struct Span {
     pub ids: Vec<u32>,
     /// Where the earliest occurrence of `ids` lies among the text's tokens; `None` for no answer.
     pub place: Option<Range<usize>>,
-    /// Natural log-probability of the first token over the whole vocabulary.
+    /// Natural log-probability of the likeliest first token of the text, over the whole vocabulary.
     pub first_logprob: f32,
     /// Natural log-probability of `<|none|>` in its place; `-inf` where the form has none.
     pub none_logprob: f32,
@@ -45,12 +45,10 @@ pub struct Span {
 }
 
 impl Span {
-    /// How much likelier the reader finds this answer than none: the first token's log-odds; below 0 where silence was overruled.
+    /// How much likelier the reader finds its best span than none: log-odds, of the first token where it decodes. Of a span that
+    /// was not given for silence, too; `-inf` where nothing was allowed.
     #[must_use]
     pub fn margin(&self) -> f32 {
-        if self.place.is_none() {
-            return f32::NEG_INFINITY;
-        }
         if self.none_logprob.is_finite() { self.first_logprob - self.none_logprob } else { self.first_logprob }
     }
 
@@ -261,26 +259,24 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, logits: &[f32], none: Option<u32>, end: Option<u32>) -> Option<u32> {
         let normaliser = log_sum_exp(logits);
         let first = self.span.ids.is_empty();
-        let mut best: Option<(f32, u32)> = None;
-        let mut offer = |id: u32| {
+        let better = |a: Option<(f32, u32)>, id: u32| {
             let logit = logits[id as usize];
-            if best.is_none_or(|(l, i)| logit > l || (logit == l && id < i)) {
-                best = Some((logit, id));
-            }
+            Some(a.filter(|&(l, i)| l > logit || (l == logit && i < id)).unwrap_or((logit, id)))
         };
+        let mut best: Option<(f32, u32)> = None;
         if first {
-            self.text.distinct(&mut offer);
-            none.filter(|_| self.silence == Silence::Allowed).into_iter().for_each(&mut offer);
+            self.text.distinct(&mut |id| best = better(best, id));
+            self.span.first_logprob = best.map_or(f32::NEG_INFINITY, |(logit, _)| logit - normaliser);
+            self.span.none_logprob = none.map_or(f32::NEG_INFINITY, |n| logits[n as usize] - normaliser);
+            if let Some(none) = none.filter(|_| self.silence == Silence::Allowed) {
+                best = better(best, none);
+            }
         } else {
-            self.ends.iter().filter_map(|&e| self.text.at(e + 1)).for_each(&mut offer);
-            end.into_iter().for_each(&mut offer);
+            self.ends.iter().filter_map(|&e| self.text.at(e + 1)).chain(end).for_each(|id| best = better(best, id));
         }
         let (logit, id) = best?;
-        let logprob = logit - normaliser;
-        self.span.logprob += logprob;
+        self.span.logprob += logit - normaliser;
         if first {
-            self.span.first_logprob = logprob;
-            self.span.none_logprob = none.map_or(f32::NEG_INFINITY, |n| logits[n as usize] - normaliser);
             self.span.ids.push(id);
             if Some(id) == none {
                 return None;

@@ -345,7 +345,7 @@ impl Sums {
     }
 
     fn scores(&self, per: f64) -> Scores {
-        Scores { em: self.em * 100.0 * per, f1: self.f1 * 100.0 * per }
+        Scores { em: self.em * 100.0 * per, f1: self.f1 * 100.0 * per, auc_answerable: None }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::model::Sequence;
 use crate::prompt::PassageTokens;
 use crate::read::Reader;
 use crate::state::State;
+use crate::trust::{Judged, auc};
 
 /// A question about a paragraph: one line of a `.jsonl` file.
 #[derive(Debug, Clone, Deserialize)]
@@ -64,7 +65,7 @@ pub struct Said {
     pub em: f64,
     /// Overlap of words, 0..1.
     pub f1: f64,
-    /// Log-odds of the answer's first token against none.
+    /// Log-odds of the best span against none ([`Span::margin`]).
     pub margin: f32,
 }
 
@@ -75,6 +76,9 @@ pub struct Scores {
     pub em: f64,
     /// F1 of words.
     pub f1: f64,
+    /// Chance that an answerable question has a larger margin than one without an answer, 0..1; `None` without both kinds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auc_answerable: Option<f64>,
 }
 
 /// Scores of both tiers.
@@ -116,6 +120,7 @@ pub fn questions(file: &Path, limit: Option<usize>) -> Result<Vec<Question>> {
 /// As [`crate::model::Model::forward`].
 pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn FnMut(&Row)) -> Result<Tiers> {
     let mut sum = Tiers::default();
+    let mut judged = [Vec::new(), Vec::new()];
     let mut last: Option<(&str, PassageTokens, State)> = None;
     for (n, q) in questions.iter().enumerate() {
         let (passage, state) = match last.take() {
@@ -135,18 +140,20 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         let second =
             answer_second_reading(reader, &mut [Asked { state: &mut b, ids: &twice, silence, text: &text }], &mut Pace::free())?;
         let [a, b] = [said(reader, &first[0], q)?, said(reader, &second[0], q)?];
-        for (sum, said) in [(&mut sum.a, &a), (&mut sum.b, &b)] {
+        for (judged, (sum, said)) in judged.iter_mut().zip([(&mut sum.a, &a), (&mut sum.b, &b)]) {
+            judged.push(Judged { confidence: said.margin, right: said.em > 0.0, answerable: !q.answers.is_empty() });
             sum.em += said.em * 100.0 / questions.len() as f64;
             sum.f1 += said.f1 * 100.0 / questions.len() as f64;
         }
         each(&Row { n, question: q.question.clone(), a, b });
         last = Some((&q.context, passage, state));
     }
+    [sum.a.auc_answerable, sum.b.auc_answerable] = judged.map(|all| auc(&all));
     Ok(sum)
 }
 
-/// The other order of reading: each question before its own paragraph and once more after it, from the empty state. Nothing
-/// that was read serves another question.
+/// The other order of reading: each question before its own paragraph, from the empty state, and once more after it where the
+/// reader cannot point. Nothing that was read serves another question.
 ///
 /// # Errors
 /// As [`crate::model::Model::forward`].
@@ -156,11 +163,13 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
         let passage = reader.prompt().passage(&q.title, &q.context)?;
         let mut ids = reader.prompt().question(&q.question)?;
         ids.extend_from_slice(&passage.ids);
-        ids.extend(after_one_reading(reader, &q.question)?);
+        if reader.prompt().start().is_none() {
+            ids.extend(after_one_reading(reader, &q.question)?);
+        }
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
         let mut state = State::empty(reader.config());
         let mut asked = [Asked { state: &mut state, ids: &ids, silence: Silence::Allowed, text: &text }];
-        let said = said(reader, &answer_spans(reader, &mut asked)?[0], q)?;
+        let said = said(reader, &answer_second_reading(reader, &mut asked, &mut Pace::free())?[0], q)?;
         sum.em += said.em * 100.0 / questions.len() as f64;
         sum.f1 += said.f1 * 100.0 / questions.len() as f64;
         each();

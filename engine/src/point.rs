@@ -3,7 +3,7 @@
 //! A reader that was taught to point (`start` in its `reader.json`) says after each token of such a passage whether an answer
 //! starts or ends there: the logits of two marks, `start` and `end`. The best span is the pair of places, at most
 //! [`ANSWER_TOKENS`] long, whose log-probabilities sum highest, each over all places of the passage; pointing at the mark that
-//! opens the passage says that the answer is not in it. Nothing is decoded. The idea is that of pointer networks (arXiv
+//! opens the passage says that the answer is not in it, which is believed where it is likelier than not. Nothing is decoded. The idea is that of pointer networks (arXiv
 //! 1506.03134) as used for SQuAD (arXiv 1608.07905); `examples/train/train.py` trains it.
 
 use std::ops::Range;
@@ -58,7 +58,8 @@ fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(R
         _ => f32::NEG_INFINITY,
     };
     let logprob = found.as_ref().map_or(f32::NEG_INFINITY, |(score, _)| score - all);
-    let place = found.map(|(_, place)| place).filter(|_| logprob > none_logprob || silence == Silence::Overruled);
+    let here = none_logprob <= 0.5f32.ln();
+    let place = found.map(|(_, place)| place).filter(|_| here || silence == Silence::Overruled);
     let said = place.clone().and_then(&ids);
     Span {
         ids: said.unwrap_or_else(|| none.into_iter().collect()),
@@ -83,8 +84,9 @@ mod tests {
             x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (x >> 8) as f32 / (1 << 22) as f32
         };
-        for forbidden in [0usize, 7, 39] {
-            let places: Vec<[f32; 2]> = ids.iter().map(|_| [random(), random()]).collect();
+        for (forbidden, none) in [(0usize, None), (7, Some(5.0)), (39, Some(9.0))] {
+            let mut places: Vec<[f32; 2]> = ids.iter().map(|_| [random(), random()]).collect();
+            none.into_iter().for_each(|logit| places[0] = [logit; 2]);
             let allowed = |r: Range<usize>| (!r.contains(&forbidden) && r.start > 0).then(|| ids[r].to_vec());
             let span = best(&places, Some(4), Silence::Allowed, allowed);
             let forced = best(&places, Some(4), Silence::Overruled, allowed);
@@ -103,7 +105,7 @@ mod tests {
             let none = f64::from(places[0][0] + places[0][1]) - sum(0) - sum(1);
             assert!((f64::from(span.none_logprob) - none).abs() < 1e-4);
             assert_eq!((&forced.place, forced.logprob), (&Some(want.1.clone()), span.logprob));
-            let told = (logprob > none).then_some(want.1);
+            let told = (none <= 0.5f64.ln()).then_some(want.1);
             assert_eq!(span.place, told);
             assert_eq!(span.ids, told.map_or(vec![4], |place| ids[place].to_vec()));
         }

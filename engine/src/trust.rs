@@ -63,7 +63,7 @@ fn reliability(all: &[Judged], bin: usize) -> Option<(f64, f64, usize)> {
 }
 
 /// Of pairs of an answerable question and one that is not, those in the right order; ties count half.
-fn auc(all: &[Judged]) -> Option<f64> {
+pub(crate) fn auc(all: &[Judged]) -> Option<f64> {
     let mut order = all.to_vec();
     order.sort_by(|a, b| a.confidence.total_cmp(&b.confidence));
     let (mut below, mut pairs) = (0.0, 0.0);

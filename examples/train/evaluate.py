@@ -13,6 +13,7 @@ and weights in any of the types checkpoint.py reads; on CUDA it runs in bf16, on
 import argparse
 import collections
 import json
+import math
 import os
 import random
 import re
@@ -100,7 +101,8 @@ def last_logits(reader, rows, dtype):
 
 @torch.no_grad()
 def point(reader, prompts, passages, dtype, none=True):
-    """As `decode`, for prompts that end with `<|doc|>` and the passage: the best span of at most 14 tokens, start plus end."""
+    """As `decode`, for prompts that end with `<|doc|>` and the passage: the best span of at most 14 tokens, start plus end; none
+    where that is likelier than not."""
     out, scores, at = [], [], 0
     for h, cu in hidden_of(reader, prompts, dtype):
         logits = h.float() @ reader.embedding[[PAD, END]].float().T
@@ -114,7 +116,7 @@ def point(reader, prompts, passages, dtype, none=True):
             best = spans.flatten().argmax().item()
             i, j = divmod(best, len(passage))
             scores.append((both[:, 0].sum() - spans[i, j]).item())
-            out.append([] if none and scores[-1] > 0 else passage[i:j + 1])
+            out.append([] if none and torch.log_softmax(both, 1)[:, 0].sum() > math.log(0.5) else passage[i:j + 1])
     return out, scores
 
 

@@ -124,11 +124,10 @@ def phase_of(mixture, progress, device):
     return table, {"carry": 0.0, "point": 0.0, **phase, "drop": torch.tensor(phase.get("drop", 0.0), device=device)}
 
 
-def pointing(reader, h, cu, marks, inside):
-    """Mean cross-entropy of pointing, over the rows that have marks: of all places inside, those where the answer starts
-    (the row of the embedding of <|pad|>, which means nothing else) and those where it ends (that of <|end|>)."""
-    if inside.numel() == 0:
-        return h.sum() * 0
+def pointing_nats(reader, h, cu, marks, inside):
+    """Cross-entropy of pointing of each row, [R, 2] (start, end), 0 where a row has nothing marked; and which rows have, [R, 1].
+    Of all places inside, those where the answer starts (the row of the embedding of <|pad|>, which means nothing else) and
+    those where it ends (that of <|end|>)."""
     row = torch.searchsorted(cu, inside, right=True) - 1
     logits = h[inside].float() @ reader.embedding[[PAD, END]].float().T                    # [P, 2]
     wanted = torch.stack([(marks[inside] & bit) != 0 for bit in (STARTS, ENDS)], 1)
@@ -138,7 +137,15 @@ def pointing(reader, h, cu, marks, inside):
     both = [torch.zeros(rows, 2, device=h.device).index_add(0, row, x) for x in (e, e * wanted)]
     there = both[0][:, :1] > 0
     nats = torch.log(both[0].clamp(min=1e-9)) - torch.log(both[1] + 1e-9)
-    return torch.where(there, nats, torch.zeros_like(nats)).sum() / (2 * there.sum())
+    return torch.where(there, nats, torch.zeros_like(nats)), there
+
+
+def pointing(reader, h, cu, marks, inside):
+    """Mean cross-entropy of pointing over the rows that have something marked."""
+    if inside.numel() == 0:
+        return h.sum() * 0
+    nats, there = pointing_nats(reader, h, cu, marks, inside)
+    return nats.sum() / (2 * there.sum())
 
 
 def loss_of(reader, batch, table, dtype, fns, rows=8192, state=None, drop=None, point=0.0):
@@ -265,11 +272,11 @@ def train(args):
         model.safe_decay = args.safe_decay
         print("recurrence: %s" % ("fla's kernel" if fla_kernel() else "plain PyTorch"), "with decay bounded" if args.safe_decay else "", flush=True)
     reader = Reader(Config.load(args.config)).to(device)
+    print("%.1fM parameters on %s" % (sum(p.numel() for p in reader.parameters()) / 1e6, device), flush=True)
+    fns = pieces(reader, args, device, dtype)
     if args.init:
         reader.load_state_dict(checkpoint.dequantize(checkpoint.load(args.init)))
     muon, adam = optimizers(reader, args)
-    print("%.1fM parameters on %s" % (sum(p.numel() for p in reader.parameters()) / 1e6, device), flush=True)
-    fns = pieces(reader, args, device, dtype)
     dev = dev_batches(args.dev, args.batch_tokens) if args.dev else {}
 
     new = not os.path.exists(os.path.join(args.out, "log.csv"))

@@ -36,8 +36,9 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
             }
             out.object(value, || {
                 println!("{} questions", questions.len());
-                for (tier, s) in [("A", Some(scores.a)), ("B", Some(scores.b)), ("A with the question first", first)] {
-                    s.into_iter().for_each(|s| println!("tier {tier}: EM {:.1}  F1 {:.1}", s.em, s.f1));
+                for (tier, s) in [("tier A", Some(scores.a)), ("tier B", Some(scores.b)), ("the question first", first)] {
+                    let auc = s.and_then(|s| s.auc_answerable).map(|auc| format!("  AUC {auc:.3}")).unwrap_or_default();
+                    s.into_iter().for_each(|s| println!("{tier}: EM {:.1}  F1 {:.1}{auc}", s.em, s.f1));
                 }
             })
         }
