@@ -40,6 +40,9 @@ pub struct Span {
     pub none_logprob: f32,
     /// Sum of the natural log-probabilities of all tokens, the end included where it came.
     pub logprob: f32,
+    /// How sure the reader is of this span among all, apart from none, 0 at most: where it decodes, the mean log-probability of what came after
+    /// the first token, the end included; where it points, `logprob`.
+    pub rest: f32,
     /// Tokens run through the reader to decode it.
     pub tokens_read: u64,
 }
@@ -50,12 +53,6 @@ impl Span {
     #[must_use]
     pub fn margin(&self) -> f32 {
         if self.none_logprob.is_finite() { self.first_logprob - self.none_logprob } else { self.first_logprob }
-    }
-
-    /// Mean log-probability of what came after the first token, the end included.
-    #[must_use]
-    pub fn rest_logprob(&self) -> f32 {
-        (self.logprob - self.first_logprob) / self.ids.len().max(1) as f32
     }
 }
 
@@ -250,6 +247,7 @@ impl<'a> Cursor<'a> {
             first_logprob: f32::NEG_INFINITY,
             none_logprob: f32::NEG_INFINITY,
             logprob: 0.0,
+            rest: 0.0,
             tokens_read: 0,
         };
         Self { text, silence, ends: Vec::new(), span }
@@ -294,6 +292,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn finish(mut self) -> Span {
+        self.span.rest = (self.span.logprob - self.span.first_logprob).min(0.0) / self.span.ids.len().max(1) as f32;
         self.span.place = self.ends.first().map(|&end| end as usize + 1 - self.span.ids.len()..end as usize + 1);
         self.span
     }

@@ -51,7 +51,7 @@ pub struct Odds {
 pub struct Signs {
     /// Log-odds of its first token against none.
     pub margin: f32,
-    /// Mean log-probability of its further tokens.
+    /// How sure the reader is of this span among all ([`crate::answer::Span::rest`]).
     pub rest: f32,
     /// Its passage's BM25 score over the best one's, in (0, 1].
     pub relative: f32,

@@ -377,7 +377,7 @@ fn rows(collection: &Collection, o: &Outcome<'_>) -> Result<Vec<ConsideredRow>> 
             relative_score: c.candidate.relative_score,
             question_logprob: c.candidate.question_logprob,
             margin: span.map(crate::answer::Span::margin),
-            rest: span.map(crate::answer::Span::rest_logprob),
+            rest: span.map(|s| s.rest),
             tokens: span.map_or(0, |s| s.ids.len()),
             right: collection.holds(&c.candidate.hit.document, o.question)?,
             em,

@@ -375,7 +375,7 @@ impl Considered {
         let span = self.span.as_ref().filter(|s| s.place.is_some())?;
         Some(Signs {
             margin: span.margin(),
-            rest: span.rest_logprob(),
+            rest: span.rest,
             relative: self.candidate.relative_score,
             question: self.candidate.question_logprob.map_or(0.0, |logprob| logprob - likeliest),
         })

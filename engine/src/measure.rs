@@ -67,6 +67,8 @@ pub struct Said {
     pub f1: f64,
     /// Log-odds of the best span against none ([`Span::margin`]).
     pub margin: f32,
+    /// How sure the reader is of that span among all ([`Span::rest`]).
+    pub rest: f32,
 }
 
 /// Means over the questions, 0..100.
@@ -180,7 +182,7 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
 fn said(reader: &Reader, span: &Span, q: &Question) -> Result<Said> {
     let prediction = if span.place.is_some() { reader.prompt().decode(&span.ids)?.trim().to_string() } else { String::new() };
     let (em, f1) = squad_scores(&prediction, &q.answers);
-    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: span.margin() })
+    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: span.margin(), rest: span.rest })
 }
 
 /// Exact match and F1 against the best of the right answers, as SQuAD's own script computes them, 0..1.

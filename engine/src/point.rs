@@ -67,6 +67,7 @@ fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(R
         first_logprob: logprob,
         none_logprob,
         logprob,
+        rest: logprob,
         tokens_read: 0,
     }
 }

@@ -191,9 +191,10 @@ for x, y in ANTONYMS:
     OPPOSITE.setdefault(y, []).append(x)
 
 
-def unanswerable(q, names, rng):
+def unanswerable(q, names, rng, passage=""):
     """The question with one thing changed so that the passage no longer answers it; None when no rule applies.
-    `names`: other names of the article."""
+    `names`: other names of the article. With a `passage`, names and words of its own are put in mostly: what is asked then sounds
+    as if it were told there."""
     words, ways = q.split(), []
     for i, w in enumerate(words):
         bare = w.strip("?,.").lower()
@@ -203,10 +204,18 @@ def unanswerable(q, names, rng):
             ways.append((i, str(int(w[:4]) + rng.choice([-30, -13, -7, -2, 3, 9, 21]))))
         elif bare in ("is", "are", "was", "were", "did", "does", "do", "has", "had") and 0 < i < len(words) - 3 and rng.random() < 0.15:
             ways.append((i, w + " not" if bare in ("is", "are", "was", "were") else w[:-1] + "dn't" if bare == "had" else {"did": "didn't", "does": "doesn't", "do": "don't", "has": "hasn't"}[bare]))
+    near = [m.group() for m in NAME.finditer(passage) if m.start() > 0 and len(m.group()) < 40 and m.group().split()[0].lower() not in STOP]
+    names = near if near and rng.random() < 0.7 else names
+    own = [i for i, w in enumerate(words) if i and len(w) > 5 and w.isalpha() and w.islower() and w in passage]
+    if own and rng.random() < 0.25:             # a word of the passage for another of its words
+        i = rng.choice(own)
+        other = [w for w in re.findall(r"\b[a-z]{5,}\b", passage) if w not in q and w not in STOP and w[-2:] == words[i][-2:]]
+        if other:
+            return " ".join(words[:i] + [rng.choice(other)] + words[i + 1:])
     spans = [(m.start(), m.end()) for m in NAME.finditer(q) if m.start() > 0]
     if spans and names and (not ways or rng.random() < 0.6):
         a, b = rng.choice(spans)
-        other = [n for n in names if n.lower() not in q.lower() and n != q[a:b]]
+        other = [n for n in names if n.lower() not in q.lower() and q[a:b] not in n]
         if other:
             return q[:a] + rng.choice(other) + q[b:]
     if not ways:

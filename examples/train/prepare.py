@@ -223,8 +223,8 @@ def qa_article(job):
                 best = [m for s, m in sorted(score, reverse=True)[:3] if s > 0]
                 near[:len(best)] = best
             asked.append((text, start, end, 0, near))
-            if start >= 0 and rng.random() < 0.5:
-                odd = cloze.unanswerable(text, names, rng)
+            if start >= 0 and rng.random() < 0.6:
+                odd = cloze.unanswerable(text, names, rng, context)
                 if odd:
                     asked.append((odd, -1, -1, 1, [-1] * 3))
         out.append((context, asked))

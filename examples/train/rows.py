@@ -228,7 +228,7 @@ class Asker:
         s, r, row = self.s, self.rng, Row()
         form = "b" if form == "g" and self.made_up else form        # to ask is learnt from people
         k = r.randrange(len(s.q))
-        while s.made[k] and r.random() < 0.6:
+        while s.made[k] and r.random() < 0.5:
             k = r.randrange(len(s.q))
         c = s.of_question(k)
         if form != "multi":
