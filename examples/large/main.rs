@@ -1,7 +1,7 @@
 //! Does a reader of NVIDIA's size run here? Writes its 1.3B configuration with random weights (2.7 GB), reads the countries of
 //! `examples/documents` with it and asks. What it says is noise; that it says it, in which time and memory, is the point.
 //!
-//!     cargo run --release --example large -- FOLDER [int8|bf16|f32]
+//!     cargo run --release -p palimpsest-rag --example large -- FOLDER [int8|bf16|f32]
 //!
 //! `/usr/bin/time -f "%M KiB"` in front of it tells the peak memory.
 

@@ -1,7 +1,8 @@
 """Do separate erase and write gates pay? GDN2 against its tied forms, and a softmax transformer, on equal terms.
 
-  python3 ablation.py --data DATA --tokenizer tokenizer.json --squad squad_dev_a.jsonl.xz --out ABLATION --tokens 3e7
-                      [--forms gdn2 kda gdn mamba2 softmax] [--seeds 2]
+  python3 rows.py DATA BATCHES --tokenizer tokenizer.json --mixture ablation-mixture.json --batches 1900 --processes 4
+  python3 ablation.py --data DATA --replay BATCHES --tokenizer tokenizer.json --squad squad_dev_a.jsonl.xz --out ABLATION
+                      --tokens 6e7 [--forms gdn2 kda gdn mamba2 softmax] [--at-once 5]
 
 The same tokens in the same order, batch size, rates and number of parameters in use: what a tied form leaves idle (the
 write gate's projection; in the transformer all gates and the decay) it gets back as width of the MLP. The transformer
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -87,7 +89,7 @@ def one(a, form, seed):
     with open(config, "w") as f:
         json.dump(config_of(base, form), f)
     args = train.arguments(["--data", a.data, "--tokenizer", a.tokenizer, "--config", config, "--out", run, "--tokens", str(a.tokens),
-                            "--batch-tokens", str(a.batch_tokens), "--warmup", "10", "--seed", str(seed), "--mixture", a.mixture, "--workers", str(a.workers)])
+                            "--batch-tokens", str(a.batch_tokens), "--warmup", "10", "--seed", str(seed), "--mixture", a.mixture, "--replay", a.replay, "--lr", str(a.lr)])
     reader = train.train(args).eval()
     dtype = torch.bfloat16 if reader.embedding.is_cuda else None
     tokenizer, data = tokenizer_of(a.tokenizer), list(lines(a.squad))[:a.limit]
@@ -133,16 +135,18 @@ def main():
     p.add_argument("--tokenizer", required=True)
     p.add_argument("--squad", required=True)
     p.add_argument("--out", required=True)
-    p.add_argument("--config", default=os.path.join(here, "reader-small.json"))
-    p.add_argument("--mixture", default=os.path.join(here, "mixture.json"))
-    p.add_argument("--tokens", type=float, default=3e7)
-    p.add_argument("--batch-tokens", type=int, default=65536)
+    p.add_argument("--config", default=os.path.join(here, "ablation.json"))
+    p.add_argument("--mixture", default=os.path.join(here, "ablation-mixture.json"), help="for its weights; the rows are those of --replay")
+    p.add_argument("--replay", required=True, help="batches that rows.py wrote: every form sees the same ones in the same order")
+    p.add_argument("--tokens", type=float, default=6e7)
+    p.add_argument("--batch-tokens", type=int, default=32768, help="those of the batches")
+    p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--forms", nargs="*", default=FORMS, choices=FORMS)
     p.add_argument("--seeds", type=int, default=1)
     p.add_argument("--lengths", type=int, nargs="*", default=[1024, 2048, 4096])
     p.add_argument("--samples", type=int, default=100)
     p.add_argument("--limit", type=int, default=1000)
-    p.add_argument("--workers", type=int, default=1, help="with one, every form sees the same batches in the same order")
+    p.add_argument("--at-once", type=int, default=1, help="runs beside each other")
     p.add_argument("--one", nargs=2, metavar=("FORM", "SEED"), help=argparse.SUPPRESS)
     a = p.parse_args()
     os.makedirs(a.out, exist_ok=True)
@@ -150,10 +154,11 @@ def main():
         return one(a, a.one[0], int(a.one[1]))
     results = os.path.join(a.out, "results.jsonl")
     done = {(r["form"], r["seed"]) for r in map(json.loads, open(results))} if os.path.exists(results) else set()
-    for seed in range(1, a.seeds + 1):
-        for form in a.forms:
-            if (form, seed) not in done:
-                subprocess.run([sys.executable, os.path.abspath(__file__)] + sys.argv[1:] + ["--one", form, str(seed)], check=True)
+    wanted = [(form, seed) for seed in range(1, a.seeds + 1) for form in a.forms if (form, seed) not in done]
+    command = lambda form, seed: [sys.executable, os.path.abspath(__file__)] + sys.argv[1:] + ["--one", form, str(seed)]
+    with ThreadPoolExecutor(a.at_once) as pool:
+        for run in [pool.submit(subprocess.run, command(form, seed), check=True) for form, seed in wanted]:
+            run.result()
     report(a)
 
 

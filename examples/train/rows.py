@@ -1,5 +1,9 @@
 """Token stores -> packed batches of training rows, in the engine's own forms.
 
+  python3 rows.py DATA OUT --tokenizer tokenizer.json --mixture mixture.json --batches 1000 --batch-tokens 32768 --processes 4
+
+writes batches down, for runs that must see the same ones (train.py --replay); else training makes its own as it goes.
+
 A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> question, <|a|> answer <|end|>.
   lm      a slice of documents, 256 to 4,096 tokens
   qa/syn  a     passage, then one to six questions with their answers (tier A; several questions a reading)
@@ -14,15 +18,17 @@ Every token has a kind, which says what predicting it is for; train.py gives eac
 question came before the passage (forms b and q) the passage's tokens are also marked for pointing: the reader learns
 to say of each token whether the answer starts or ends there (train.py, `pointing`).
 """
+import argparse
 import glob
 import json
 import math
+import multiprocessing
 import os
 import random
 
 import numpy as np
 
-from prepare import ANSWER, DOC, END, NONE, QUESTION
+from prepare import ANSWER, DOC, END, NONE, QUESTION, tokenizer_of
 
 KINDS = ["off", "text", "passage", "question", "answer", "none", "cloze", "recall", "close", "asking"]
 OFF, TEXT, PASSAGE, ASKED, SPAN, NOWHERE, CLOZE, RECALL, CLOSE, ASKING = range(len(KINDS))
@@ -425,3 +431,38 @@ class Rows:
             rows.append(row.arrays())
             left -= row.n
         return packed(rows)
+
+
+def write_down(share, a):
+    """Every so-manyth batch, in the files train.py --replay takes in the order of their names."""
+    rows = Rows(a.data, a.mixture, tokenizer_of(a.tokenizer), a.seed * 1000 + share)
+    for n in range(share, a.batches, a.processes):
+        path = os.path.join(a.out, "%06d.npz" % n)
+        with open(path + ".part", "wb") as f:
+            np.savez(f, *rows.batch(a.batch_tokens, n / a.batches))
+        os.rename(path + ".part", path)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("data")
+    p.add_argument("out")
+    p.add_argument("--tokenizer", required=True)
+    p.add_argument("--mixture", required=True)
+    p.add_argument("--batches", type=int, required=True)
+    p.add_argument("--batch-tokens", type=int, default=32768)
+    p.add_argument("--processes", type=int, default=1)
+    p.add_argument("--seed", type=int, default=1)
+    a = p.parse_args()
+    os.makedirs(a.out, exist_ok=True)
+    work = [multiprocessing.get_context("spawn").Process(target=write_down, args=(i, a)) for i in range(a.processes)]
+    for w in work:
+        w.start()
+    for w in work:
+        w.join()
+    if any(w.exitcode for w in work):
+        raise SystemExit("a process failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -69,6 +69,15 @@ def test_recipe():
         second, _ = losses(folder, "second")
         assert second[0] < first[0] - 0.5, ("going on from weights starts where they were", first, second)
 
+        run(folder, "rows.py", "data", "batches", "--tokenizer", "bytes", "--mixture", os.path.join(HERE, "ablation-mixture.json"), "--batches", "5", "--batch-tokens", "1024", "--processes", "2")
+        said = run(folder, "ablation.py", "--data", "data", "--replay", "batches", "--tokenizer", "bytes", "--squad", "dev.jsonl", "--out", "forms", "--config", "tiny.json",
+                   "--batch-tokens", "1024", "--tokens", "4096", "--forms", "gdn2", "mamba2", "softmax", "--lengths", "128", "--samples", "2", "--at-once", "2")
+        with open(os.path.join(folder, "forms", "results.jsonl")) as f:
+            forms = {r["form"]: r for r in map(json.loads, f)}
+        assert set(forms) == {"gdn2", "mamba2", "softmax"} and all(x + " |" in said for x in forms), said
+        sizes = [r["parameters"] for r in forms.values()]
+        assert max(sizes) < 1.3 * min(sizes), ("what a form leaves idle is given to its MLP", sizes)
+
         run(folder, "export.py", "second", "model", "--tokenizer", "bytes", "--format", "int8", "--log", "second/log.csv")
         a, t, dtype = evaluate.load(os.path.join(folder, "second"), "cpu", "bytes")
         b, _, _ = evaluate.load(os.path.join(folder, "model"), "cpu", "bytes")

@@ -11,6 +11,7 @@ PyTorch >= 1.13. New stores in DATA and changes of the mixture file are picked u
 """
 import argparse
 import csv
+import glob
 import json
 import math
 import multiprocessing
@@ -79,6 +80,11 @@ def schedule(progress, seconds_in, args):
 
 def produce(seed, args, progress, queue):
     torch.set_num_threads(1)
+    if args.replay:
+        for path in sorted(glob.glob(os.path.join(args.replay, "*.npz"))):
+            with np.load(path) as batch:
+                queue.put([batch[k] for k in batch.files])
+        raise SystemExit("%s holds no more batches: the budget is larger" % args.replay)
     rows = Rows(args.data, args.mixture, tokenizer_of(args.tokenizer), seed)
     while True:
         queue.put(rows.batch(args.batch_tokens, progress.value))
@@ -258,6 +264,7 @@ def train(args):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else None
     context = multiprocessing.get_context("spawn")
+    args.workers = 1 if args.replay else args.workers
     progress, queue = context.Value("d", 0.0), context.Queue(3 * args.workers)
     workers = [context.Process(target=produce, args=(args.seed * 1000 + i, args, progress, queue), daemon=True) for i in range(args.workers)]
     for w in workers:
@@ -387,6 +394,7 @@ def arguments(argv=None):
     p.add_argument("--decay", type=float, default=0.1, help="weight decay of the matrices")
     p.add_argument("--warmup", type=float, default=30, help="seconds")
     p.add_argument("--decay-share", type=float, default=0.4, help="last part of the budget over which the rate falls")
+    p.add_argument("--replay", help="a folder of batches that rows.py wrote, taken in their order")
     p.add_argument("--workers", type=int, default=max(1, min(8, (os.cpu_count() or 2) - 1)))
     p.add_argument("--log-every", type=int, default=50)
     p.add_argument("--save-every", type=float, default=120)
