@@ -1,9 +1,11 @@
 //! Does the engine answer from a search cluster? Feature `elastic`.
 //!
-//! No Elasticsearch, OpenSearch or Quickwit can be had from the registries that this is built from, so the server is one of
-//! this test: it takes `POST /INDEX/_search` and evaluates the queries that the adapter sends, over passages, as those servers
-//! document them: `bool` with `must`, `filter`, `should`, `must_not`; `term`, `range`, `exists`, `match_all`, `multi_match`;
-//! `size` and `sort`.
+//! Asked of two servers. One is of this test: it takes `POST /INDEX/_search` and evaluates the queries that the adapter sends, over
+//! passages, as Elasticsearch, OpenSearch and Quickwit document them: `bool` with `must`, `filter`, `should`, `must_not`; `term`,
+//! `range`, `exists`, `match_all`, `multi_match`; `size` and `sort`. The other is the cluster that `PALIMPSEST_CLUSTER` names
+//! (`http://host:port`), which is given an index of its own for the time of the test. `.ci/run` names an osmem-server there, from the
+//! PyPI package of that name: an independent server for tests that speaks OpenSearch's API. No registry that this is built from has
+//! Elasticsearch, OpenSearch or Quickwit itself.
 
 #![cfg(feature = "elastic")]
 
@@ -152,11 +154,74 @@ fn countries() -> Vec<Value> {
 
 #[test]
 fn an_engine_answers_from_a_cluster() {
+    answers(&serve(countries()), "passages");
+}
+
+#[test]
+fn an_engine_answers_from_the_cluster_that_is_named() {
+    let Ok(url) = std::env::var("PALIMPSEST_CLUSTER") else {
+        eprintln!("SKIPPED: PALIMPSEST_CLUSTER names no cluster");
+        return;
+    };
+    let cluster = Cluster::with(url.trim_end_matches('/'), &countries());
+    answers(cluster.url, &cluster.index);
+}
+
+/// An index of passages on a cluster; gone with the test.
+struct Cluster<'a> {
+    url: &'a str,
+    index: String,
+}
+
+impl<'a> Cluster<'a> {
+    fn with(url: &'a str, passages: &[Value]) -> Self {
+        let cluster = Self { url, index: format!("palimpsest-test-{}", std::process::id()) };
+        let fields: serde_json::Map<String, Value> = [
+            ("keyword", &["document", "path", "format", "text_sha256", "first"][..]),
+            ("text", &["title", "text"]),
+            ("long", &["start", "passage", "letters"]),
+        ]
+        .iter()
+        .flat_map(|(kind, names)| names.iter().map(move |name| (name.to_string(), json!({ "type": kind }))))
+        .chain([("place".to_string(), json!({ "type": "object", "enabled": false }))])
+        .collect();
+        cluster.call("PUT", &cluster.index, &json!({ "mappings": { "properties": fields } }).to_string());
+        let lines: String = passages.iter().map(|p| format!("{{\"index\":{{}}}}\n{p}\n")).collect();
+        let done = cluster.call("POST", &format!("{}/_bulk?refresh=true", cluster.index), &lines);
+        assert!(done.contains("\"errors\":false"), "{done}");
+        cluster
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> String {
+        let host = self.url.strip_prefix("http://").expect("an address that begins with http://");
+        let mut stream = TcpStream::connect(host).expect("a cluster");
+        write!(
+            stream,
+            "{method} /{path} HTTP/1.0\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        assert!(answer.split(' ').nth(1).is_some_and(|status| status.starts_with('2')), "{method} {path}: {answer}");
+        answer
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.call("DELETE", &self.index, "");
+        }
+    }
+}
+
+/// Asks the countries, which lie in `index` of the cluster at `url`.
+fn answers(url: &str, index: &str) {
     let store = tempfile::tempdir().expect("a folder");
-    let url = serve(countries());
-    let cluster = |index: &str| Box::new(Elastic::new(&url, index, Duration::from_secs(10)));
+    let cluster = |index: &str| Box::new(Elastic::new(url, index, Duration::from_secs(10)));
     let open = || Engine::open(Options::new(store.path())).expect("an engine");
-    let engine = open().retrieving(cluster("passages"));
+    let engine = open().retrieving(cluster(index));
     let question = "When did the Antarctic Treaty enter into force?";
     let answer = engine.ask(question, &AskOptions::default()).expect("an answer");
     assert_eq!(answer.answer.as_deref(), Some("1961"), "{answer:?}");

@@ -231,7 +231,7 @@ impl Spans for SpanText {
 }
 
 /// The occurrences in a text of what was decoded so far.
-struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     text: &'a dyn Spans,
     silence: Silence,
     /// Position of the last decoded token in each occurrence, ascending.
@@ -240,7 +240,7 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(text: &'a dyn Spans, silence: Silence) -> Self {
+    pub(crate) fn new(text: &'a dyn Spans, silence: Silence) -> Self {
         let span = Span {
             ids: Vec::new(),
             place: None,
@@ -254,7 +254,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes the likeliest allowed token. Returns it when decoding goes on after it.
-    fn take(&mut self, logits: &[f32], none: Option<u32>, end: Option<u32>) -> Option<u32> {
+    pub(crate) fn take(&mut self, logits: &[f32], none: Option<u32>, end: Option<u32>) -> Option<u32> {
         let normaliser = log_sum_exp(logits);
         let first = self.span.ids.is_empty();
         let better = |a: Option<(f32, u32)>, id: u32| {

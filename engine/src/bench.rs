@@ -9,6 +9,7 @@ pub mod kernels;
 mod memory;
 mod network;
 mod rates;
+mod spans;
 
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ pub use context::{ContextBench, bench_context};
 pub use cpu_decode::{CpuDecodeBench, bench_decode_on_cpu};
 pub use memory::{MemoryBench, bench_memory};
 pub use network::{Network, shape};
+pub use spans::{SpansBench, bench_spans};
 
 /// Rates of reading `tokens` tokens from the empty state: medians over the rounds.
 #[derive(Debug, Clone, Serialize)]

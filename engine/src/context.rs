@@ -16,6 +16,7 @@ mod log;
 mod pack;
 mod sealed;
 mod sections;
+mod sizes;
 mod turns;
 mod verify;
 
@@ -39,6 +40,7 @@ use crate::store::Store;
 use lock::Lock;
 use log::{Log, LogSpans, SEAL};
 pub use sections::{MOST_SECTIONS, SECTION_TOKENS};
+pub use sizes::ContextBytes;
 pub use turns::Turn;
 pub(crate) use verify::verify;
 
@@ -311,7 +313,7 @@ impl Context {
         let before = self.state.tokens();
         let spans = match self.spans.take() {
             Some(spans) => spans,
-            None => Log::spans(&self.log)?,
+            None => self.spans()?,
         };
         let mut fork = self.state.clone();
         let mut pace = Pace::until(cancel);
@@ -351,6 +353,11 @@ impl Context {
             tokens_read,
             tokens_restored: before,
         })
+    }
+
+    /// The index over what was read, proven.
+    pub(crate) fn spans(&self) -> Result<LogSpans> {
+        Log::spans(&self.log)
     }
 
     /// The first token of the answer to `question`; nothing is remembered of it.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::ask::{Answer, AskOptions, ask, ask_many};
 use crate::cancel::Cancel;
 use crate::consider::Sources;
-use crate::context::Context;
+use crate::context::{Context, ContextBytes};
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::files::ReaderFiles;
@@ -84,6 +84,8 @@ pub struct Status {
     pub index: IndexStatus,
     /// Entries, bytes, hits and misses of the snapshot store.
     pub snapshots: StoreStats,
+    /// Bytes of the contexts: states, logs, indexes and texts apart.
+    pub contexts: ContextBytes,
     /// What happened while opening.
     pub notices: Vec<String>,
 }
@@ -285,10 +287,15 @@ impl Engine {
     /// # Errors
     /// Those of the index.
     pub fn status(&self) -> Result<Status> {
+        let mut contexts = ContextBytes::default();
+        for name in self.contexts()? {
+            contexts.add(&self.context_folder(&name)?);
+        }
         Ok(Status {
             store: self.options.store.clone(),
             index: self.index.status()?,
             snapshots: self.store.stats(),
+            contexts,
             notices: self.notices(),
         })
     }

@@ -51,7 +51,7 @@ mod weights;
 pub use ask::{Answer, AskOptions, Tier, Timings};
 pub use cancel::Cancel;
 pub use cite::Citation;
-pub use context::{Context, ContextAnswer, ContextStatus};
+pub use context::{Context, ContextAnswer, ContextBytes, ContextStatus};
 pub use engine::{Engine, Options, Status, Verified, default_reader, store_name};
 pub use error::{Error, Result};
 pub use events::{Event, Events};

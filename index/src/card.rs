@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tantivy::schema::Value as _;
 use tantivy::schema::{IndexRecordOption, Term};
-use tantivy::{DocAddress, DocSet, Searcher, TERMINATED, TantivyDocument};
+use tantivy::{DocAddress, DocId, DocSet, Searcher, SegmentReader, TERMINATED, TantivyDocument};
 
 use crate::document::{Document, DocumentSummary, Format, Value};
 use crate::error::{IndexError, doing};
@@ -106,19 +106,23 @@ pub(crate) fn card(searcher: &Searcher, fields: &Fields, id: &str) -> Result<Opt
 pub(crate) fn alive(searcher: &Searcher, term: &Term) -> Result<Vec<DocAddress>, IndexError> {
     let mut found = Vec::new();
     for (segment, reader) in searcher.segment_readers().iter().enumerate() {
-        let inverted = reader.inverted_index(term.field()).map_err(doing("look a document up"))?;
-        let postings =
-            inverted.read_postings(term, IndexRecordOption::Basic).map_err(|e| doing("look a document up")(e.into()))?;
-        let Some(mut postings) = postings else { continue };
-        let mut doc = postings.doc();
-        while doc != TERMINATED {
-            if !reader.is_deleted(doc) {
-                found.push(DocAddress::new(segment as u32, doc));
-            }
-            doc = postings.advance();
-        }
+        found.extend(alive_in(reader, term)?.map(|doc| DocAddress::new(segment as u32, doc)));
     }
     Ok(found)
+}
+
+/// The same of one segment, one after the other: a document may have millions.
+pub(crate) fn alive_in<'a>(reader: &'a SegmentReader, term: &Term) -> Result<impl Iterator<Item = DocId> + use<'a>, IndexError> {
+    let inverted = reader.inverted_index(term.field()).map_err(doing("look a document up"))?;
+    let mut postings =
+        inverted.read_postings(term, IndexRecordOption::Basic).map_err(|e| doing("look a document up")(e.into()))?;
+    let all = std::iter::from_fn(move || {
+        let postings = postings.as_mut()?;
+        let doc = postings.doc();
+        postings.advance();
+        (doc != TERMINATED).then_some(doc)
+    });
+    Ok(all.filter(|doc| !reader.is_deleted(*doc)))
 }
 
 /// The card on that passage.

@@ -357,7 +357,12 @@ impl Run<'_> {
             text_bytes: bytes,
             passages,
             text_sha256: hex(&text.finalize()),
-            file: Some(FileStamp { bytes: job.bytes, modified_ns, blake3: blake3.to_hex().to_string() }),
+            // What is read from here on is compared with what was read before: a file that was too young then may be old enough now.
+            file: Some(FileStamp {
+                bytes: job.bytes,
+                modified_ns: job.modified.and_then(settled),
+                blake3: blake3.to_hex().to_string(),
+            }),
             ..Card::of(&document)
         };
         self.index.replace(card, Layout::Text, |adding| {

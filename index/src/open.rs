@@ -12,7 +12,7 @@ use tantivy::directory::{MmapDirectory, RamDirectory};
 use tantivy::schema::Value as _;
 use tantivy::{DocAddress, IndexReader, IndexWriter, ReloadPolicy, Searcher, TantivyDocument, Term};
 
-use crate::card::{Card, alive, card, cards, read_card};
+use crate::card::{Card, alive_in, card, cards, read_card};
 use crate::checked::{Checked, opening, read_sealed, validate, write_sealed};
 use crate::document::hex;
 use crate::error::doing;
@@ -148,10 +148,10 @@ impl Index {
     pub fn document(&self, id_or_path: &str) -> Result<Option<Document>, IndexError> {
         let searcher = self.reader.searcher();
         let Some(card) = self.known(&searcher, id_or_path)? else { return Ok(None) };
-        let passages = self.passages_of(&card.id)?;
+        let passages = self.addresses_of(&searcher, &card.id)?;
         let mut text = String::with_capacity(card.text_bytes as usize);
-        for (_, part) in &passages {
-            text.push_str(part);
+        for (_, address) in &passages {
+            self.append(&searcher, *address, &mut text)?;
         }
         if hex(&Sha256::digest(text.as_bytes())) != card.text_sha256 {
             let what = format!("the {} passages kept of {} are not its text", passages.len(), card.id);
@@ -179,40 +179,49 @@ impl Index {
         if range.start > range.end || range.end > card.text_bytes {
             return Ok(None);
         }
-        let starts = self.addresses_of(&searcher, &card.id)?;
-        let first = starts.partition_point(|&(start, _)| start <= range.start).saturating_sub(1);
-        let Some(&(begin, _)) = starts.get(first) else { return Ok(None) };
+        let (mut first, mut after) = (None, Vec::new());
+        self.each_passage(&searcher, &card.id, &mut |start, address| {
+            if start <= range.start {
+                first = first.max(Some((start, address)));
+            } else if start < range.end {
+                after.push((start, address));
+            }
+        })?;
+        let Some((begin, address)) = first else { return Ok(None) };
+        after.sort_unstable();
         let mut text = String::new();
-        for &(_, address) in starts[first..].iter().take_while(|&&(start, _)| start == begin || start < range.end) {
-            let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
-            text.push_str(passage.get_first(self.fields.text).and_then(|v| v.as_str()).unwrap_or_default());
+        for address in std::iter::once(address).chain(after.into_iter().map(|(_, address)| address)) {
+            self.append(&searcher, address, &mut text)?;
         }
         let within = |at: u64| at.checked_sub(begin).and_then(|at| usize::try_from(at).ok());
         let (Some(from), Some(to)) = (within(range.start), within(range.end)) else { return Ok(None) };
         Ok(text.get(from..to).map(str::to_string))
     }
 
-    /// The passages of a document and their first bytes, in order.
-    pub(crate) fn passages_of(&self, id: &str) -> Result<Vec<(u64, String)>, IndexError> {
-        let searcher = self.reader.searcher();
-        let text = |(start, address): (u64, DocAddress)| {
-            let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
-            let text = passage.get_first(self.fields.text).and_then(|v| v.as_str()).unwrap_or_default();
-            Ok((start, text.to_string()))
-        };
-        self.addresses_of(&searcher, id)?.into_iter().map(text).collect()
+    /// Appends the text of a passage.
+    pub(crate) fn append(&self, searcher: &Searcher, address: DocAddress, text: &mut String) -> Result<(), IndexError> {
+        let passage: TantivyDocument = searcher.doc(address).map_err(doing("read a passage"))?;
+        text.push_str(passage.get_first(self.fields.text).and_then(|v| v.as_str()).unwrap_or_default());
+        Ok(())
     }
 
     /// Where the passages of a document lie, with their first bytes, in order.
     pub(crate) fn addresses_of(&self, searcher: &Searcher, id: &str) -> Result<Vec<(u64, DocAddress)>, IndexError> {
         let mut starts = Vec::new();
-        for address in alive(searcher, &Term::from_field_text(self.fields.document, id))? {
-            let columns = searcher.segment_reader(address.segment_ord).fast_fields();
-            let column = columns.u64("start").map_err(doing("find a passage"))?;
-            starts.push((column.first(address.doc_id).unwrap_or(u64::MAX), address));
-        }
+        self.each_passage(searcher, id, &mut |start, address| starts.push((start, address)))?;
         starts.sort_unstable();
         Ok(starts)
+    }
+
+    /// Calls `each` with the first byte and the place of every passage of a document, in no order.
+    fn each_passage(&self, searcher: &Searcher, id: &str, each: &mut dyn FnMut(u64, DocAddress)) -> Result<(), IndexError> {
+        let of = Term::from_field_text(self.fields.document, id);
+        for (segment, reader) in searcher.segment_readers().iter().enumerate() {
+            let starts = reader.fast_fields().u64("start").map_err(doing("find a passage"))?;
+            alive_in(reader, &of)?
+                .for_each(|doc| each(starts.first(doc).unwrap_or(u64::MAX), DocAddress::new(segment as u32, doc)));
+        }
+        Ok(())
     }
 
     /// All documents, in the order of their ids.

@@ -340,24 +340,28 @@ impl Vectors {
 
     /// Encodes the passages of some documents, all in all about a batch or one long document.
     fn encode(&self, index: &Index, encoder: &dyn Encoder, documents: &[&DocumentSummary]) -> Result<(), IndexError> {
+        let searcher = index.reader.searcher();
         let mut keys = Vec::new();
-        let mut texts = Vec::new();
+        let mut places = Vec::new();
         for document in documents {
-            let passages = index.passages_of(&document.id)?;
+            let passages = index.addresses_of(&searcher, &document.id)?;
             let mut state = self.write();
             state.remove(&document.id)?;
             let first = state.catalogue.next;
             state.catalogue.next += passages.len() as u64;
             keys.push((first, passages.len() as u64));
-            texts.extend(passages.into_iter().map(|(_, text)| match document.title.as_str() {
-                "" => text,
-                title => format!("{title}\n{text}"),
-            }));
+            places.extend(passages.into_iter().map(|(_, address)| (document.title.as_str(), address)));
         }
         let mut key = keys.first().map_or(0, |&(first, _)| first);
-        for batch in texts.chunks(BATCH) {
-            let batch: Vec<&str> = batch.iter().map(String::as_str).collect();
-            let vectors = encoder.encode(&batch, Role::Passage)?;
+        for batch in places.chunks(BATCH) {
+            let mut texts = Vec::with_capacity(batch.len());
+            for (title, address) in batch {
+                let mut text = if title.is_empty() { String::new() } else { format!("{title}\n") };
+                index.append(&searcher, *address, &mut text)?;
+                texts.push(text);
+            }
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let vectors = encoder.encode(&texts, Role::Passage)?;
             let state = self.write();
             let wanted = state.graph.size() + vectors.len();
             if wanted > state.graph.capacity() {

@@ -571,6 +571,16 @@ pub(crate) enum BenchVerb {
         #[command(flatten)]
         reader: ReaderArgs,
     },
+    /// Milliseconds that a decoded token costs, beside the network, where the answer is a span of a long text
+    Spans {
+        /// The text
+        file: PathBuf,
+        /// Answers to decode
+        #[arg(long, default_value_t = 2000, value_name = "N")]
+        answers: usize,
+        #[command(flatten)]
+        reader: ReaderArgs,
+    },
     /// Rates of single operations, beside what the machine can do at most
     Kernels {
         /// Where they run

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use palimpsest_engine::bench::decode::bench_decode;
 use palimpsest_engine::bench::kernels::{KernelsBench, bench_kernels_on_cpu, bench_kernels_on_gpu};
-use palimpsest_engine::bench::{Network, bench_context, bench_decode_on_cpu, bench_memory, bench_read, bench_read_on_gpu, shape};
+use palimpsest_engine::bench::{
+    Network, bench_context, bench_decode_on_cpu, bench_memory, bench_read, bench_read_on_gpu, bench_spans, shape,
+};
 use palimpsest_engine::kernels::Dtype;
 use palimpsest_engine::kernels::cuda::Gpu;
 use palimpsest_engine::{Error, Reader, ReaderFiles, Result, default_reader};
@@ -29,6 +31,10 @@ pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {
         BenchVerb::Context { file, question, rounds, reader } => {
             let (reader, work) = (Arc::new(open_reader(reader)?), Work::make()?);
             table(&bench_context(&reader, file, question, &work.0, *rounds)?, out)
+        }
+        BenchVerb::Spans { file, answers, reader } => {
+            let (reader, work) = (Arc::new(open_reader(reader)?), Work::make()?);
+            table(&bench_spans(&reader, file, &work.0, *answers)?, out)
         }
         BenchVerb::Memory { tokens, reader } => {
             let (reader, work) = (Arc::new(open_reader(reader)?), Work::make()?);

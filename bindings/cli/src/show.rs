@@ -155,7 +155,7 @@ impl Output {
         }
         print_notices(&status.notices);
         print_line(&format!("store      {}", status.store.display()))?;
-        for part in ["index", "snapshots"] {
+        for part in ["index", "snapshots", "contexts"] {
             for (key, value) in value[part].as_object().into_iter().flatten() {
                 print_line(&format!("{part:10} {key} {value}"))?;
             }

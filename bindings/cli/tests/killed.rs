@@ -39,6 +39,12 @@ fn a_killed_reading_goes_on_and_comes_to_the_same_state() {
     let whole = object(&mut palimpsest(folder, "whole", &["context", "read", "book", "book.txt"]));
     let all = whole["tokens"].as_u64().expect("tokens");
     assert!(all > 10 * INTERVAL_TOKENS, "{whole}");
+    let status = object(&mut palimpsest(folder, "whole", &["status"]));
+    let of = &status["contexts"];
+    for bytes in ["log_bytes", "index_bytes", "text_bytes"] {
+        assert_eq!(of[bytes], whole[bytes], "{status}");
+    }
+    assert!(of["contexts"] == 1 && of["state_bytes"].as_u64() > whole["state_bytes"].as_u64(), "{status}");
     let (mut kills, mut had) = (0, 0);
     for round in 0..40 {
         let mut reading = palimpsest(folder, "killed", &["context", "read", "book", "book.txt"]).spawn().expect("starts");

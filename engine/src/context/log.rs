@@ -257,7 +257,7 @@ fn decode(record: &[u8; RECORD_BYTES as usize]) -> (u32, u64) {
 }
 
 /// Where each id of a text stands, read from its file.
-pub(super) struct LogSpans {
+pub(crate) struct LogSpans {
     log: Arc<Log>,
     file: Sealed,
     /// Id, where its positions begin in the file, how many they are; ascending.
