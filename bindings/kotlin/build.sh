@@ -18,6 +18,22 @@ compile() {
     java -Xmx1g -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$compiler" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
         -no-stdlib -no-reflect -nowarn -jvm-target 17 -cp "$path" -d "$jar" "$@" >&2
 }
+# The page's pieces of code: the first is a program, each other one a function of what it takes as given.
+../snippets.sh README.md kotlin build/page
+page=build/page/kotlin
+rm -rf "$page"
+mkdir -p "$page"
+{ echo "package palimpsest.page.first"; cat build/page/1.txt; } >"$page/First.kt"
+{
+    printf 'package palimpsest.page\n\nimport java.io.File\nimport palimpsest.*\n'
+    given='engine: Engine, context: AndroidContext, text: String, question: String, show: (String?) -> Unit, retryLater: () -> Unit'
+    for ((n = 2; ; n++)); do
+        [ -f "build/page/$n.txt" ] || break
+        printf 'suspend fun snippet%d(%s) {\n' "$n" "$given"
+        cat "build/page/$n.txt"
+        echo '}'
+    done
+} >"$page/Snippets.kt"
 compile build/palimpsest.jar "$runtime" build/generated src/main/kotlin
-compile build/tests.jar "build/palimpsest.jar:$runtime:$junit" src/test/kotlin examples
+compile build/tests.jar "build/palimpsest.jar:$runtime:$junit" src/test/kotlin examples "$page"
 echo "build/tests.jar:build/palimpsest.jar:$runtime:$junit"

@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 path=$(./build.sh)
-java -ea -Djna.library.path=build/lib -Djna.nosys=false -cp "$path" org.junit.runner.JUnitCore palimpsest.StoryTest
+java -ea -Djna.library.path=build/lib -Djna.nosys=false -cp "$path" org.junit.runner.JUnitCore \
+    palimpsest.StoryTest palimpsest.FailuresTest palimpsest.PagesTest

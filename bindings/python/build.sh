@@ -8,6 +8,7 @@ generated=$(mktemp -d)
 trap 'rm -rf "$generated"' EXIT
 library=$(../library.sh generate python "$generated")
 cp -f "$generated/palimpsest.py" palimpsest/_ffi.py
+"$python" stubs.py palimpsest/_ffi.py >palimpsest/_ffi.pyi
 cp -f "${1:-$library}" palimpsest/
 rm -rf build/lib build/bdist.* dist
 "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . >&2

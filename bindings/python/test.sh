@@ -13,9 +13,11 @@ if [ ! -x "$environment/bin/pytest" ]; then
     [ -z "${PALIMPSEST_CI_NO_INSTALL:-}" ] || skip "pytest is missing, and PALIMPSEST_CI_NO_INSTALL is set"
     timeout 300 "$environment/bin/pip" install --quiet 'setuptools>=77' wheel pytest==9.* 2>/dev/null \
         || { rm -rf "$environment"; skip "pip cannot install pytest"; }
+    # Without it the tests of the types are skipped, by name.
+    timeout 300 "$environment/bin/pip" install --quiet mypy==1.18.2 2>/dev/null || echo "mypy cannot be had here"
 fi
 wheel=$(PYTHON=$environment/bin/python ./build.sh)
 "$environment/bin/pip" install --quiet --force-reinstall --no-deps "$wheel"
 # From elsewhere, so that it is the wheel that is tested, not the folder.
 cd tests
-"$environment/bin/pytest" -q -p no:cacheprovider "$@" .
+"$environment/bin/pytest" -q -rs -p no:cacheprovider "$@" .

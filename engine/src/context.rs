@@ -579,9 +579,9 @@ fn refuse_taken(folder: &Path) -> Result<()> {
 }
 
 /// A text that ends in an error once `cancel` says so.
-struct Stoppable<'a, R> {
-    source: R,
-    cancel: &'a Cancel,
+pub(crate) struct Stoppable<'a, R> {
+    pub(crate) source: R,
+    pub(crate) cancel: &'a Cancel,
 }
 
 impl<R: Read> Read for Stoppable<'_, R> {

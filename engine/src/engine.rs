@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::ask::{Answer, AskOptions, ask, ask_many};
 use crate::cancel::Cancel;
 use crate::consider::Sources;
-use crate::context::{Context, ContextBytes};
+use crate::context::{Context, ContextBytes, Stoppable};
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::files::ReaderFiles;
@@ -353,6 +353,26 @@ impl Engine {
     /// As [`Context::of_file`].
     pub fn context_of(&self, name: &str, title: &str, source: &Path) -> Result<Context> {
         Context::of_file(&self.reader()?, &self.context_folder(name)?, title, source)?.beside(&self.store)
+    }
+
+    /// Reads `source` into the new context `name`, keeping what [`Context::beside`] says. `progress` gets the tokens read so far
+    /// and all of them.
+    ///
+    /// # Errors
+    /// As [`Context::read`].
+    pub fn read_context(
+        &self,
+        name: &str,
+        title: &str,
+        source: impl std::io::Read,
+        cancel: &Cancel,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Context> {
+        let source = Stoppable { source, cancel };
+        let begun = Context::begin(&self.reader()?, &self.context_folder(name)?, title, source);
+        let mut context = cancel.check().and(begun)?.beside(&self.store)?;
+        context.advance(cancel, progress)?;
+        Ok(context)
     }
 
     /// Makes the blob that [`Context::export`] packed the context `name`.

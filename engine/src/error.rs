@@ -49,6 +49,8 @@ pub enum Error {
         folder: PathBuf,
         /// Why, and what to do.
         reason: String,
+        /// Nothing is wrong with it: another process, or another handle of this one, has it.
+        in_use: bool,
     },
     /// The arithmetic refused: this processor lacks what was asked for, or shapes do not fit.
     #[error(transparent)]
@@ -73,7 +75,7 @@ impl Error {
     }
 
     pub(crate) fn damaged(folder: &Path, reason: String) -> Self {
-        Error::Context { folder: folder.to_path_buf(), reason }
+        Error::Context { folder: folder.to_path_buf(), reason, in_use: false }
     }
 
     #[cfg(feature = "dense")]

@@ -18,6 +18,13 @@ pub(crate) async fn off_thread<T: Send + 'static>(
     blocking::unblock(|| guarded(work)).await
 }
 
+/// Panics inside, so that a host can see what it gets then: a failure of kind `Internal`, after which everything goes on.
+#[uniffi::export]
+#[expect(clippy::missing_panics_doc, reason = "it is caught")]
+pub async fn rehearse_panic() -> Result<(), PalimpsestError> {
+    off_thread(|| panic!("as a rehearsal")).await
+}
+
 fn said(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("a part of Palimpsest panicked ({}): please report it", words.unwrap_or("without words"))

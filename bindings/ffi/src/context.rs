@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use async_channel::Sender;
 use palimpsest_engine::Context;
+use palimpsest_engine::cancel::Cancel;
 
 use crate::call::off_thread;
 use crate::engine::{EngineHandle, Open, lock};
@@ -51,19 +51,36 @@ fn enter(open: &Arc<Open>, name: &str, context: Context) -> Arc<ContextHandle> {
     handle(open, name, shared)
 }
 
-/// Makes a context of `source` and reads it.
-fn read(
-    open: Arc<Open>,
-    name: String,
-    source: impl FnOnce() -> Result<(String, Box<dyn Read>)> + Send + 'static,
-) -> Arc<ReadJob> {
-    let job = Job::start(open.cancel(), move |events, cancel| {
-        let (title, source) = source()?;
-        let (reader, folder) = (open.engine.reader()?, open.engine.context_folder(&name)?);
-        let context = Context::read(&reader, &folder, &title, source, cancel, &mut telling(events))?;
-        Ok(enter(&open, &name, context))
-    });
-    Arc::new(ReadJob { job })
+/// Reads the file at `path` into the context `name`: a new one, or the one that is there, open or not, brought up to date.
+fn read_file(
+    open: &Arc<Open>,
+    name: &str,
+    path: &Path,
+    title: &str,
+    cancel: &Cancel,
+    events: &Sender<ReadProgress>,
+) -> Result<Arc<ContextHandle>> {
+    let file = || File::open(path).map_err(|e| PalimpsestError::Input(format!("{}: {e}", path.display())));
+    let source = file()?;
+    let held = lock(&open.contexts).get(name).and_then(Weak::upgrade);
+    if let Some(shared) = held {
+        let handle = handle(open, name, shared.clone());
+        handle.locked(&shared, |context| {
+            if !context.holds(title, &mut file()?)? {
+                context.renew(title, source)?;
+            }
+            Ok(context.advance(cancel, &mut telling(events))?)
+        })?;
+        return Ok(handle);
+    }
+    let context = if open.engine.contexts()?.iter().any(|there| there == name) {
+        let mut context = open.engine.context_of(name, title, path)?;
+        context.advance(cancel, &mut telling(events))?;
+        context
+    } else {
+        open.engine.read_context(name, title, source, cancel, &mut telling(events))?
+    };
+    Ok(enter(open, name, context))
 }
 
 fn telling(events: &Sender<ReadProgress>) -> impl FnMut(u64, u64) + Send {
@@ -74,17 +91,25 @@ fn telling(events: &Sender<ReadProgress>) -> impl FnMut(u64, u64) + Send {
 impl EngineHandle {
     /// Reads `text` into a new context called `name`.
     pub fn read_text(&self, name: String, title: String, text: String) -> Result<Arc<ReadJob>> {
-        Ok(read(self.open()?, name, move || Ok((title, Box::new(Cursor::new(text))))))
+        let open = self.open()?;
+        let job = Job::start(open.cancel(), move |events, cancel| {
+            let context = open.engine.read_context(&name, &title, text.as_bytes(), cancel, &mut telling(events))?;
+            Ok(enter(&open, &name, context))
+        });
+        Ok(Arc::new(ReadJob { job }))
     }
 
-    /// As `read_text`, from a file of plain text in UTF-8 of any length. Its title is the stem of its name, without another.
+    /// Reads a file of plain text in UTF-8, of any length, into the context `name`. Its title is the stem of its name, without
+    /// another. A context that is there is taken up where it was; where the file holds another text by now, reading begins at
+    /// the first section that changed, once every question to the old one was taken back.
     pub fn read_file(&self, name: String, path: String, title: Option<String>) -> Result<Arc<ReadJob>> {
-        let source = move || {
-            let file = File::open(&path).map_err(|e| PalimpsestError::Input(format!("{path}: {e}")))?;
-            let stem = || Path::new(&path).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-            Ok((title.unwrap_or_else(stem), Box::new(file) as Box<dyn Read>))
-        };
-        Ok(read(self.open()?, name, source))
+        let open = self.open()?;
+        let job = Job::start(open.cancel(), move |events, cancel| {
+            let path = Path::new(&path);
+            let stem = || path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+            read_file(&open, &name, path, &title.unwrap_or_else(stem), cancel, events)
+        });
+        Ok(Arc::new(ReadJob { job }))
     }
 
     /// The context called `name`.
@@ -106,8 +131,7 @@ impl EngineHandle {
     pub async fn import_context(&self, name: String, bytes: Vec<u8>) -> Result<Arc<ContextHandle>> {
         let open = self.open()?;
         off_thread(move || {
-            let folder = open.engine.context_folder(&name)?;
-            let context = Context::import(&open.engine.reader()?, &folder, &mut bytes.as_slice())?;
+            let context = open.engine.import_context(&name, &mut bytes.as_slice())?;
             Ok(enter(&open, &name, context))
         })
         .await

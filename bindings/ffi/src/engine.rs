@@ -14,7 +14,7 @@ use crate::call::off_thread;
 use crate::context::Contexts;
 use crate::error::PalimpsestError;
 use crate::job::Job;
-use crate::options::{AskOptions, EngineOptions, SearchOptions};
+use crate::options::{AskOptions, EngineOptions, IngestOptions, SearchOptions};
 use crate::records::{
     Answer, AskEvent, Document, DocumentSummary, Hit, IngestProgress, IngestReport, ModelInfo, Status, TextDocument, Verified,
 };
@@ -150,17 +150,18 @@ impl EngineHandle {
 #[uniffi::export]
 impl EngineHandle {
     /// Brings files and folders in, and what was ingested below them before in step with them.
-    pub fn ingest(&self, paths: Vec<String>) -> Result<Arc<IngestJob>> {
-        let open = self.open()?;
+    pub fn ingest(&self, paths: Vec<String>, options: IngestOptions) -> Result<Arc<IngestJob>> {
+        let (open, options) = (self.open()?, options.try_into()?);
         let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
         let job = Job::start(open.cancel(), move |events, cancel| {
             let progress = |p: &index::Progress| drop(events.try_send(p.into()));
-            Ok(open.engine.ingest_with(&paths, cancel, &progress)?.into())
+            Ok(open.engine.ingest_as(&paths, &options, cancel, &progress)?.into())
         });
         Ok(Arc::new(IngestJob { job }))
     }
 
-    /// Adds texts, or replaces those of the same ids.
+    /// Adds texts, or replaces those of the same ids. From then until this engine ingests files or is closed, no other engine may
+    /// write to the store.
     pub async fn put(&self, documents: Vec<TextDocument>) -> Result<IngestReport> {
         self.with(move |open| {
             let index = open.engine.index();
@@ -211,6 +212,17 @@ impl EngineHandle {
             open.gate.through(|| answer(&open.engine, &question, &options.into(), cancel, events))
         });
         Ok(Arc::new(AskJob { job }))
+    }
+
+    /// Answers many questions from the documents, each as `ask` does: they share the weights and the passages that are read.
+    pub fn ask_many(&self, questions: Vec<String>, options: AskOptions) -> Result<Arc<AskManyJob>> {
+        let open = self.open()?;
+        let job = Job::start(open.cancel(), move |_, cancel| {
+            let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+            let answers = open.gate.through(|| open.engine.ask_many(&questions, &options.into(), cancel))?;
+            Ok(answers.into_iter().map(Answer::from).collect())
+        });
+        Ok(Arc::new(AskManyJob { job }))
     }
 
     /// What it holds.
@@ -295,6 +307,25 @@ impl AskJob {
 
     /// The whole answer, once there is one.
     pub async fn result(&self) -> Result<Answer> {
+        self.job.result().await
+    }
+
+    /// Ends it. What was read until then is kept.
+    pub fn cancel(&self) {
+        self.job.cancel();
+    }
+}
+
+/// Many questions under way.
+#[derive(uniffi::Object)]
+pub struct AskManyJob {
+    job: Job<(), Vec<Answer>>,
+}
+
+#[uniffi::export]
+impl AskManyJob {
+    /// The answers, in the order of the questions, once there are all.
+    pub async fn result(&self) -> Result<Vec<Answer>> {
         self.job.result().await
     }
 

@@ -21,7 +21,7 @@ pub enum PalimpsestError {
     /// again from the documents.
     #[error("{0}")]
     Store(String),
-    /// Another process has the store: wait, and call again.
+    /// Another process, or another engine of this one, has the store or the context: wait, and call again.
     #[error("{0}")]
     Busy(String),
     /// The call was cancelled. Nothing is to be done.
@@ -48,7 +48,9 @@ impl From<Error> for PalimpsestError {
             Error::Input(_) | Error::Index(IndexError::Id { .. }) => Self::Input(message),
             Error::Reader { .. } => Self::Reader(message),
             Error::Kernel(_) | Error::Cuda(_) => Self::Device(message),
-            Error::Index(IndexError::Locked { .. }) | Error::Store(StoreError::InUse { .. }) => Self::Busy(message),
+            Error::Index(IndexError::Locked { .. })
+            | Error::Store(StoreError::InUse { .. })
+            | Error::Context { in_use: true, .. } => Self::Busy(message),
             Error::Cancelled | Error::Index(IndexError::Stopped) => Self::Cancelled(message),
             Error::Io { .. } | Error::Index(_) | Error::Store(_) | Error::Context { .. } => Self::Store(message),
             _ => Self::Internal(message),

@@ -18,10 +18,13 @@ mod job;
 mod options;
 mod records;
 
+pub use call::rehearse_panic;
 pub use context::{ContextAskJob, ContextHandle, ReadJob};
-pub use engine::{AskJob, EngineHandle, IngestJob, open_engine};
+pub use engine::{AskJob, AskManyJob, EngineHandle, IngestJob, open_engine};
 pub use error::PalimpsestError;
-pub use options::{AskOptions, Device, EngineOptions, ReaderSource, SearchOptions, Tier, Weights};
+pub use options::{
+    AskOptions, Device, EngineOptions, FieldMap, IngestOptions, ReaderSource, SearchOptions, SnapshotForm, Tier, Weights,
+};
 pub use records::{
     Answer, AskEvent, Citation, ContextAnswer, ContextStatus, Document, DocumentSummary, FailedFile, Filter, Hit, IngestProgress,
     IngestReport, ModelInfo, ReadProgress, Status, TextDocument, Timings, Turn, Value, Verified,

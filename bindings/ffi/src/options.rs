@@ -1,13 +1,16 @@
 //! How a host opens, asks and searches.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 
+use palimpsest_engine::index;
 use palimpsest_engine::kernels::Dtype;
+use palimpsest_engine::snapshot::Form;
 use palimpsest_engine::{self as engine, ReaderFiles};
 
 use crate::error::PalimpsestError;
-use crate::records::Filter;
+use crate::records::{Filter, Value, plain};
 
 /// How an engine is opened.
 #[derive(Debug, Clone, uniffi::Record)]
@@ -30,6 +33,25 @@ pub struct EngineOptions {
     /// Bytes that snapshots may take on disk; 1 GiB without.
     #[uniffi(default = None)]
     pub snapshot_budget_bytes: Option<u64>,
+    /// How snapshots are written down; exactly, without.
+    #[uniffi(default = None)]
+    pub snapshot_form: Option<SnapshotForm>,
+    /// Language of a new store's documents, by its English name or two-letter code; English without. A store that is there
+    /// keeps its own.
+    #[uniffi(default = None)]
+    pub language: Option<String>,
+}
+
+/// How the numbers of a snapshot are written down. With a rounded form, answers from what was read before are near those
+/// from what was just read, not equal to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum SnapshotForm {
+    /// 4 bytes each, bit for bit.
+    F32,
+    /// 2 bytes each.
+    F16,
+    /// 1 byte each, and a little.
+    Int8,
 }
 
 /// Where a reader's files lie: in a folder, or in one uncompressed tar archive of it (`tar -cf reader.tar -C FOLDER .`).
@@ -95,6 +117,12 @@ impl EngineOptions {
             Weights::Int8 => Dtype::Int8,
         });
         options.snapshot_budget_bytes = self.snapshot_budget_bytes.unwrap_or(options.snapshot_budget_bytes);
+        options.state_form = self.snapshot_form.map_or(options.state_form, |form| match form {
+            SnapshotForm::F32 => Form::F32,
+            SnapshotForm::F16 => Form::F16,
+            SnapshotForm::Int8 => Form::Int8,
+        });
+        options.language = self.language;
         Ok(options)
     }
 }
@@ -178,6 +206,15 @@ impl From<Tier> for engine::Tier {
     }
 }
 
+impl From<engine::Tier> for Tier {
+    fn from(tier: engine::Tier) -> Self {
+        match tier {
+            engine::Tier::A => Self::A,
+            engine::Tier::B => Self::B,
+        }
+    }
+}
+
 impl From<AskOptions> for engine::AskOptions {
     fn from(o: AskOptions) -> Self {
         let best = Self::default();
@@ -203,4 +240,48 @@ pub struct SearchOptions {
     /// Which documents to look at; all without.
     #[uniffi(default = None)]
     pub filter: Option<Filter>,
+}
+
+/// What a caller says of files that are brought in.
+#[derive(Debug, Clone, Default, uniffi::Record)]
+pub struct IngestOptions {
+    /// Kept with every document that is brought in, beside what was kept with it before.
+    #[uniffi(default)]
+    pub metadata: HashMap<String, Value>,
+    /// By which tables (CSV, TSV, JSON lines) become a document a record; it is kept with them for the next time. A table that
+    /// never had one is taken as the text that it is.
+    #[uniffi(default = None)]
+    pub fields: Option<FieldMap>,
+}
+
+/// Which fields of a table's record are what.
+#[derive(Debug, Clone, Default, uniffi::Record)]
+pub struct FieldMap {
+    /// The document's text: these fields, one below the other. One at least.
+    pub text: Vec<String>,
+    /// The record's id, unique in its file; its line without.
+    #[uniffi(default = None)]
+    pub id: Option<String>,
+    /// The document's title; empty without.
+    #[uniffi(default = None)]
+    pub title: Option<String>,
+    /// Kept as metadata, under the same names.
+    #[uniffi(default)]
+    pub metadata: Vec<String>,
+}
+
+impl TryFrom<IngestOptions> for index::IngestOptions {
+    type Error = PalimpsestError;
+
+    fn try_from(options: IngestOptions) -> Result<Self, PalimpsestError> {
+        let mut how = Self::default();
+        how.metadata = plain(options.metadata);
+        if let Some(FieldMap { text, id, title, metadata }) = options.fields {
+            if text.is_empty() {
+                return Err(PalimpsestError::Input("the map of fields names no field of text".into()));
+            }
+            how.fields = Some(index::FieldMap { id, title, text, metadata });
+        }
+        Ok(how)
+    }
 }

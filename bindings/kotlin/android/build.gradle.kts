@@ -1,5 +1,7 @@
 // The library for Android, minSdk 24. NOT RUN HERE: it needs the Android SDK and NDK. `./libraries.sh` makes the .so files
 // and the generated code first.
+import org.jetbrains.kotlin.gradle.dsl.JvmTarget
+
 plugins {
     id("com.android.library")
     kotlin("android")
@@ -18,9 +20,14 @@ android {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
     }
-    kotlinOptions { jvmTarget = "17" }
+    // The generated code looks for java.lang.ref.Cleaner, and does without where Android is too old for it.
+    lint { disable += "NewApi" }
     // A reader within the app is handed over by descriptor: it must lie in the package as it is.
     androidResources { noCompress += "tar" }
+}
+
+kotlin {
+    compilerOptions { jvmTarget.set(JvmTarget.JVM_17) }
 }
 
 dependencies {

@@ -18,7 +18,7 @@ private const val QUESTION = "What is the capital of Kenya?"
 private fun withoutAnEnd(reader: File, folder: File): File {
     for (file in reader.listFiles()!!) {
         val copy = File(folder, file.name)
-        if (file.name != "reader.json") Files.createSymbolicLink(copy.toPath(), file.canonicalFile.toPath())
+        if (file.name != "reader.json") file.copyRecursively(copy)
         else copy.writeText(file.readText().replace(Regex(""",\s*"(end|none|start)"\s*:\s*"[^"]*""""), ""))
     }
     return folder

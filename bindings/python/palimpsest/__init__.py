@@ -15,6 +15,8 @@ Every method is a coroutine and holds up nothing; cancelling its task ends the w
 `PalimpsestError`.
 """
 
+from typing import TypeAlias
+
 from ._engine import Context, Engine, Opening, Stream
 from ._ffi import (
     Answer,
@@ -27,6 +29,7 @@ from ._ffi import (
     Document,
     DocumentSummary,
     FailedFile,
+    FieldMap,
     Filter,
     Hit,
     IngestProgress,
@@ -35,6 +38,7 @@ from ._ffi import (
     PalimpsestError,
     ReaderSource,
     ReadProgress,
+    SnapshotForm,
     Status,
     TextDocument,
     Tier,
@@ -47,15 +51,15 @@ from ._ffi import (
 from ._metadata import all_of, any_of, between, is_not, where
 
 #: The events of `Engine.stream`, to match on: `case Token(text=piece): ...`.
-Retrieved = AskEvent.RETRIEVED
-Reading = AskEvent.READING
-Token = AskEvent.TOKEN
-Cited = AskEvent.CITED
-Done = AskEvent.DONE
+Retrieved: TypeAlias = AskEvent.RETRIEVED
+Reading: TypeAlias = AskEvent.READING
+Token: TypeAlias = AskEvent.TOKEN
+Cited: TypeAlias = AskEvent.CITED
+Done: TypeAlias = AskEvent.DONE
 
 __all__ = [
     "Answer", "AskEvent", "AskOptions", "Citation", "Cited", "Context", "ContextAnswer", "ContextStatus", "Device", "Document",
-    "DocumentSummary", "Done", "Engine", "FailedFile", "Filter", "Hit", "IngestProgress", "IngestReport", "ModelInfo",
-    "Opening", "PalimpsestError", "ReadProgress", "ReaderSource", "Reading", "Retrieved", "Status", "Stream", "TextDocument",
+    "DocumentSummary", "Done", "Engine", "FailedFile", "FieldMap", "Filter", "Hit", "IngestProgress", "IngestReport", "ModelInfo",
+    "Opening", "PalimpsestError", "ReadProgress", "ReaderSource", "Reading", "Retrieved", "SnapshotForm", "Status", "Stream", "TextDocument",
     "Tier", "Timings", "Token", "Turn", "Value", "Verified", "Weights", "all_of", "any_of", "between", "is_not", "where",
 ]

@@ -75,13 +75,16 @@ class Engine:
         threads: int | None = None,
         weights: _ffi.Weights | None = None,
         snapshot_budget_bytes: int | None = None,
+        snapshot_form: _ffi.SnapshotForm | None = None,
+        language: str | None = None,
     ) -> Opening:
         """Opens the engine whose index and snapshots lie in the folder `store`, which is made when absent. Delete it and
         nothing but time is lost.
 
         `reader` is a folder, a tar archive of one, or the bytes of such an archive; `ReaderSource.DESCRIPTOR` names one within
         an open file. Without, it is looked for as during development. `threads` are those it reads with, all processors
-        without; `weights` what its matrices are kept as in memory; `snapshot_budget_bytes` what snapshots may take on disk.
+        without; `weights` what its matrices are kept as in memory; `snapshot_budget_bytes` what snapshots may take on disk,
+        `snapshot_form` how they are written down. `language` is that of a new store's documents, English without.
         """
         return Opening(
             _ffi.EngineOptions(
@@ -91,15 +94,24 @@ class Engine:
                 threads=threads,
                 weights=weights,
                 snapshot_budget_bytes=snapshot_budget_bytes,
+                snapshot_form=snapshot_form,
+                language=language,
             )
         )
 
     async def ingest(
-        self, *paths: Path, on_progress: Callable[[_ffi.IngestProgress], object] | None = None
+        self,
+        *paths: Path,
+        metadata: Mapping[str, Plain] | None = None,
+        fields: _ffi.FieldMap | None = None,
+        on_progress: Callable[[_ffi.IngestProgress], object] | None = None,
     ) -> _ffi.IngestReport:
         """Brings files and folders in, and what was ingested below them before in step with them: only what changed is
-        read. `on_progress` is told, some times a second, how far it is."""
-        job = self._handle.ingest([os.fspath(path) for path in paths])
+        read. `metadata` is kept with every document that is brought in, beside what was kept with it before; by `fields` tables
+        become a document a record. `on_progress` is told, some times a second, how far it is; what it raises ends the work and
+        comes out here."""
+        options = _ffi.IngestOptions(metadata=values(metadata or {}), fields=fields)
+        job = self._handle.ingest([os.fspath(path) for path in paths], options)
         report: _ffi.IngestReport = await _whole(job, _told(job, on_progress))
         return report
 
@@ -132,6 +144,12 @@ class Engine:
         job = self._handle.ask(question, options or _ffi.AskOptions())
         return await _whole(job, job.result())
 
+    async def ask_many(self, questions: Iterable[str], options: _ffi.AskOptions | None = None) -> list[_ffi.Answer]:
+        """Answers many questions from the documents, each as `ask` does: they share the weights and the passages that are
+        read."""
+        job = self._handle.ask_many(list(questions), options or _ffi.AskOptions())
+        return await _whole(job, job.result())
+
     def stream(self, question: str, options: _ffi.AskOptions | None = None) -> Stream:
         """Answers `question`, with what happens on the way: `async for event in engine.stream(...)`. Leaving the loop early
         ends the work."""
@@ -153,7 +171,9 @@ class Engine:
         *,
         on_progress: Callable[[_ffi.ReadProgress], object] | None = None,
     ) -> Context:
-        """As `read`, from a file of plain text in UTF-8 of any length."""
+        """As `read`, from a file of plain text in UTF-8 of any length. A context that is there is taken up where it was; where
+        the file holds another text by now, reading begins at the first section that changed, once every question to the old one
+        was taken back."""
         job = self._handle.read_file(name, os.fspath(path), title)
         return Context(await _whole(job, _told(job, on_progress)))
 
@@ -197,7 +217,8 @@ class Engine:
 
 
 class Stream(AsyncIterator[_ffi.AskEvent]):
-    """The events of one question. Dropped, left early, or after `cancel`, the work ends."""
+    """The events of one question. Dropped, left early, or after `cancel`, the work ends. `async with` ends it at a place of your
+    choice."""
 
     def __init__(self, job: _ffi.AskJob) -> None:
         self._job = job
@@ -214,6 +235,16 @@ class Stream(AsyncIterator[_ffi.AskEvent]):
     def cancel(self) -> None:
         """Ends the work; the next event is then `PalimpsestError.Cancelled`."""
         self._job.cancel()
+
+    async def aclose(self) -> None:
+        """As `cancel`; `contextlib.aclosing` calls it."""
+        self.cancel()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.cancel()
 
     async def answer(self) -> _ffi.Answer:
         """The whole answer, once there is one."""

@@ -30,7 +30,7 @@ def values(metadata: Mapping[str, Plain]) -> dict[str, Value]:
 
 def where(**fields: Plain) -> Filter:
     """Every field has the value given: `where(language="en", year=2024)`."""
-    filters = [Filter.EQUALS(name, value(plain)) for name, plain in fields.items()]
+    filters: list[Filter] = [Filter.EQUALS(name, value(plain)) for name, plain in fields.items()]
     return filters[0] if len(filters) == 1 else Filter.ALL_OF(filters)
 
 

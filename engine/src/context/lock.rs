@@ -15,7 +15,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) enum Lock {
     Held(File),
     /// A sentence.
-    Elsewhere(String),
+    Elsewhere {
+        reason: String,
+        /// Somebody has it, so far as that can be told.
+        in_use: bool,
+    },
 }
 
 impl Lock {
@@ -24,7 +28,10 @@ impl Lock {
         let path = folder.join("lock");
         let mut file = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
             Ok(file) => file,
-            Err(e) => return Self::Elsewhere(format!("it can only be looked at: {} cannot be opened: {e}", path.display())),
+            Err(e) => {
+                let reason = format!("it can only be looked at: {} cannot be opened: {e}", path.display());
+                return Self::Elsewhere { reason, in_use: false };
+            }
         };
         for left in (0..TRIES).rev() {
             match file.try_lock() {
@@ -36,14 +43,16 @@ impl Lock {
                 Err(TryLockError::WouldBlock) if left > 0 => std::thread::sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) => {
-                    return Self::Elsewhere(format!("it can only be looked at: no lock to be had: {e}"));
+                    let reason = format!("it can only be looked at: no lock to be had: {e}");
+                    return Self::Elsewhere { reason, in_use: false };
                 }
             }
         }
         let mut holder = String::new();
         let holder = file.read_to_string(&mut holder).ok().and_then(|_| holder.trim().parse::<u32>().ok());
         let holder = holder.map_or(String::new(), |pid| format!(" ({pid})"));
-        Self::Elsewhere(format!("it is in use by another process{holder}, or open twice in this one"))
+        let reason = format!("it is in use by another process{holder}, or open twice in this one");
+        Self::Elsewhere { reason, in_use: true }
     }
 
     /// # Errors
@@ -51,7 +60,9 @@ impl Lock {
     pub(super) fn held(&self, folder: &Path) -> Result<()> {
         match self {
             Self::Held(_) => Ok(()),
-            Self::Elsewhere(reason) => Err(Error::Context { folder: folder.to_path_buf(), reason: reason.clone() }),
+            Self::Elsewhere { reason, in_use } => {
+                Err(Error::Context { folder: folder.to_path_buf(), reason: reason.clone(), in_use: *in_use })
+            }
         }
     }
 }

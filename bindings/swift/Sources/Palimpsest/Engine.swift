@@ -26,24 +26,32 @@ public final class Engine: Sendable {
     ///   - threads: Threads to read with; all processors without.
     ///   - weights: What the reader's matrices are kept as in memory.
     ///   - snapshotBudgetBytes: Bytes that snapshots may take on disk; 1 GiB without.
+    ///   - snapshotForm: How snapshots are written down; exactly, without.
+    ///   - language: Language of a new store's documents, by its English name or two-letter code; English without.
     public init(
         store: String, reader: ReaderSource? = nil, device: Device? = nil, threads: UInt32? = nil, weights: Weights? = nil,
-        snapshotBudgetBytes: UInt64? = nil
+        snapshotBudgetBytes: UInt64? = nil, snapshotForm: SnapshotForm? = nil, language: String? = nil
     ) async throws {
         handle = try await openEngine(
             options: EngineOptions(
                 store: store, reader: reader, device: device, threads: threads, weights: weights,
-                snapshotBudgetBytes: snapshotBudgetBytes))
+                snapshotBudgetBytes: snapshotBudgetBytes, snapshotForm: snapshotForm, language: language))
     }
 
     /// Brings files and folders in, and what was ingested below them before in step with them: only what changed is read.
     ///
-    /// - Parameter progress: Told, some times a second, how far it is.
+    /// - Parameters:
+    ///   - metadata: Kept with every document that is brought in, beside what was kept with it before.
+    ///   - fields: By which tables become a document a record; it is kept with them for the next time.
+    ///   - progress: Told, some times a second, how far it is. What it throws ends the work and is thrown from here.
     @discardableResult
-    public func ingest(_ paths: String..., progress: (IngestProgress) -> Void = { _ in }) async throws -> IngestReport {
-        let job = try handle.ingest(paths: paths)
+    public func ingest(
+        _ paths: String..., metadata: [String: Value] = [:], fields: FieldMap? = nil,
+        progress: (IngestProgress) throws -> Void = { _ in }
+    ) async throws -> IngestReport {
+        let job = try handle.ingest(paths: paths, options: IngestOptions(metadata: metadata, fields: fields))
         return try await cancelling(job.cancel) {
-            while let event = try await job.next() { progress(event) }
+            while let event = try await job.next() { try progress(event) }
             return try await job.result()
         }
     }
@@ -77,6 +85,13 @@ public final class Engine: Sendable {
     /// Answers `question` from the documents.
     public func ask(_ question: String, options: AskOptions = AskOptions()) async throws -> Answer {
         let job = try handle.ask(question: question, options: options)
+        return try await cancelling(job.cancel) { try await job.result() }
+    }
+
+    /// Answers many questions from the documents, each as ``ask(_:options:)`` does: they share the weights and the passages that
+    /// are read.
+    public func askMany(_ questions: [String], options: AskOptions = AskOptions()) async throws -> [Answer] {
+        let job = try handle.askMany(questions: questions, options: options)
         return try await cancelling(job.cancel) { try await job.result() }
     }
 
@@ -114,14 +129,16 @@ public final class Engine: Sendable {
     /// Reads `text` once into a new context called `name`, to be asked many questions. Cancelled, the context keeps what was
     /// read: ``openContext(_:)``, then ``Context/readOn(progress:)``.
     public func read(
-        _ name: String, title: String, text: String, progress: (ReadProgress) -> Void = { _ in }
+        _ name: String, title: String, text: String, progress: (ReadProgress) throws -> Void = { _ in }
     ) async throws -> Context {
         try await finish(try handle.readText(name: name, title: title, text: text), progress)
     }
 
-    /// As ``read(_:title:text:progress:)``, from a file of plain text in UTF-8 of any length.
+    /// As ``read(_:title:text:progress:)``, from a file of plain text in UTF-8 of any length. A context that is there is taken up
+    /// where it was; where the file holds another text by now, reading begins at the first section that changed, once every
+    /// question to the old one was taken back.
     public func readFile(
-        _ name: String, path: String, title: String? = nil, progress: (ReadProgress) -> Void = { _ in }
+        _ name: String, path: String, title: String? = nil, progress: (ReadProgress) throws -> Void = { _ in }
     ) async throws -> Context {
         try await finish(try handle.readFile(name: name, path: path, title: title), progress)
     }
@@ -191,7 +208,7 @@ public final class Context: Sendable {
 
     /// Goes on reading where a cancelled reading stopped.
     @discardableResult
-    public func readOn(progress: (ReadProgress) -> Void = { _ in }) async throws -> Context {
+    public func readOn(progress: (ReadProgress) throws -> Void = { _ in }) async throws -> Context {
         try await finish(try handle.readOn(), progress)
     }
 
@@ -234,18 +251,21 @@ public final class Context: Sendable {
 }
 
 /// Sees the reading of a context to its end.
-private func finish(_ job: ReadJob, _ progress: (ReadProgress) -> Void) async throws -> Context {
+private func finish(_ job: ReadJob, _ progress: (ReadProgress) throws -> Void) async throws -> Context {
     try await cancelling(job.cancel) {
-        while let event = try await job.next() { progress(event) }
+        while let event = try await job.next() { try progress(event) }
         return Context(handle: try await job.result())
     }
 }
 
-/// Does `work`, and ends it through `cancel` when the task is cancelled, which Rust does not see by itself.
+/// Does `work`, and ends it through `cancel` when it fails or the task is cancelled, which Rust does not see by itself.
 private func cancelling<R>(_ cancel: @escaping @Sendable () -> Void, _ work: () async throws -> R) async throws -> R {
     do {
         return try await withTaskCancellationHandler(operation: work, onCancel: cancel)
     } catch PalimpsestError.Cancelled where Task.isCancelled {
         throw CancellationError()
+    } catch {
+        cancel()
+        throw error
     }
 }

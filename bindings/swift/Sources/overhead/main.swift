@@ -8,7 +8,7 @@ func withoutAnEnd(_ reader: URL, _ folder: URL) throws {
     for name in try FileManager.default.contentsOfDirectory(atPath: reader.path) {
         let (file, copy) = (reader.appendingPathComponent(name), folder.appendingPathComponent(name))
         guard name == "reader.json" else {
-            try FileManager.default.createSymbolicLink(at: copy, withDestinationURL: file)
+            try FileManager.default.copyItem(at: file, to: copy)
             continue
         }
         var form = try JSONSerialization.jsonObject(with: Data(contentsOf: file)) as! [String: Any]

@@ -29,6 +29,8 @@ class Engine private constructor(private val handle: EngineHandle) : AutoCloseab
          * @param threads threads to read with; all processors without.
          * @param weights what the reader's matrices are kept as in memory.
          * @param snapshotBudgetBytes bytes that snapshots may take on disk; 1 GiB without.
+         * @param snapshotForm how snapshots are written down; exactly, without.
+         * @param language language of a new store's documents, by its English name or two-letter code; English without.
          */
         suspend fun open(
             store: String,
@@ -37,17 +39,28 @@ class Engine private constructor(private val handle: EngineHandle) : AutoCloseab
             threads: Int? = null,
             weights: Weights? = null,
             snapshotBudgetBytes: Long? = null,
-        ): Engine =
-            Engine(openEngine(EngineOptions(store, reader, device, threads?.toUInt(), weights, snapshotBudgetBytes?.toULong())))
+            snapshotForm: SnapshotForm? = null,
+            language: String? = null,
+        ): Engine {
+            val budget = snapshotBudgetBytes?.toULong()
+            return Engine(openEngine(EngineOptions(store, reader, device, threads?.toUInt(), weights, budget, snapshotForm, language)))
+        }
     }
 
     /**
      * Brings files and folders in, and what was ingested below them before in step with them: only what changed is read.
      *
-     * @param onProgress told, some times a second, how far it is.
+     * @param metadata kept with every document that is brought in, beside what was kept with it before.
+     * @param fields by which tables become a document a record; it is kept with them for the next time.
+     * @param onProgress told, some times a second, how far it is. What it throws ends the work and is thrown from here.
      */
-    suspend fun ingest(vararg paths: String, onProgress: (IngestProgress) -> Unit = {}): IngestReport =
-        handle.ingest(paths.toList()).whole(IngestJob::cancel) {
+    suspend fun ingest(
+        vararg paths: String,
+        metadata: Map<String, Value> = emptyMap(),
+        fields: FieldMap? = null,
+        onProgress: (IngestProgress) -> Unit = {},
+    ): IngestReport =
+        handle.ingest(paths.toList(), IngestOptions(metadata, fields)).whole(IngestJob::cancel) {
             while (true) onProgress(next() ?: break)
             result()
         }
@@ -76,6 +89,10 @@ class Engine private constructor(private val handle: EngineHandle) : AutoCloseab
     suspend fun ask(question: String, options: AskOptions = AskOptions()): Answer =
         handle.ask(question, options).whole(AskJob::cancel) { result() }
 
+    /** Answers many questions from the documents, each as [ask] does: they share the weights and the passages that are read. */
+    suspend fun askMany(questions: List<String>, options: AskOptions = AskOptions()): List<Answer> =
+        handle.askMany(questions, options).whole(AskManyJob::cancel) { result() }
+
     /** Answers [question], with what happens on the way. Cold: it is asked anew by each collector, who may leave early. */
     fun stream(question: String, options: AskOptions = AskOptions()): Flow<AskEvent> =
         events({ handle.ask(question, options) }, AskJob::cancel, AskJob::next)
@@ -88,7 +105,11 @@ class Engine private constructor(private val handle: EngineHandle) : AutoCloseab
     suspend fun read(name: String, title: String, text: String, onProgress: (ReadProgress) -> Unit = {}): Context =
         handle.readText(name, title, text).context(onProgress)
 
-    /** As [read], from a file of plain text in UTF-8 of any length. */
+    /**
+     * As [read], from a file of plain text in UTF-8 of any length. A context that is there is taken up where it was; where the
+     * file holds another text by now, reading begins at the first section that changed, once every question to the old one was
+     * taken back.
+     */
     suspend fun readFile(name: String, path: String, title: String? = null, onProgress: (ReadProgress) -> Unit = {}): Context =
         handle.readFile(name, path, title).context(onProgress)
 
