@@ -1,9 +1,10 @@
 """A trained run -> the folder that ships.
 
-  python3 export.py RUN MODEL_DIR --tokenizer tokenizer.json [--format int8|f16|bf16] [--log RUN/log.csv]
+  python3 export.py RUN [RUN ...] MODEL_DIR --tokenizer tokenizer.json [--format int8|f16|bf16] [--log RUN/log.csv]
                     [--measures measures.json]
 
-Writes model.safetensors (or shards of at most 50 MB with their index), config.json, reader.json, tokenizer.json,
+Of several runs that went on from each other, or copies of one taken on its way, their mean ships: it does for them what a falling
+rate does (stochastic weight averaging, arXiv 1803.05407). Writes model.safetensors (or shards of at most 50 MB with their index), config.json, reader.json, tokenizer.json,
 loss.svg from the log and MODEL_CARD.md from card.md. int8: each matrix X as int8 with an f32 scale per row in X_scale
 (value = int8 * scale), vectors in f32, and "quantization": {"format": "int8-per-row"} in config.json.
 """
@@ -51,10 +52,19 @@ def curve(log):
     return "\n".join(out + ["</svg>\n"])
 
 
-def export(run, folder, tokenizer, form, log=None, measures=None):
-    config, tensors = Config.load(os.path.join(run, "config.json")), checkpoint.load(run)
+def mean(runs):
+    """The mean of their weights, in f32."""
+    total = {}
+    for run in runs:
+        for k, v in checkpoint.dequantize(checkpoint.load(run)).items():
+            total[k] = total.get(k, 0) + v / len(runs)
+    return total
+
+
+def export(runs, folder, tokenizer, form, log=None, measures=None):
+    config = Config.load(os.path.join(runs[0], "config.json"))
     reader = Reader(config)
-    reader.load_state_dict(checkpoint.dequantize(tensors))      # every name present and of the right shape
+    reader.load_state_dict(mean(runs))      # every name present and of the right shape
     plain = {k: v.float() for k, v in reader.state_dict().items()}
     if form == "int8":
         out = checkpoint.quantize(plain)
@@ -91,7 +101,7 @@ def export(run, folder, tokenizer, form, log=None, measures=None):
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("run")
+    p.add_argument("run", nargs="+")
     p.add_argument("folder")
     p.add_argument("--tokenizer", required=True)
     p.add_argument("--format", choices=["int8", "f16", "bf16"], default="int8")

@@ -10,7 +10,7 @@ A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> ques
           b     passage, question, passage, question, answer (tier B)
           q     question, passage, question, answer
           multi two to five passages, then questions on any of them
-          g     passage, then answers with the questions they answer: a reader that can ask makes questions (ask.py)
+          g     passage, then answers with the questions they answer: a reader that can ask makes questions for the next
           an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by rule
   recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys
 
@@ -150,14 +150,14 @@ class Asker:
     def __init__(self, store, rng, sorts=None, elsewhere=0.12):
         """`elsewhere`: share of questions put to a neighbour that lacks the answer."""
         self.s, self.rng, self.sorts, self.elsewhere, self.renamings = store, rng, sorts, elsewhere, []
-        self.synthetic, self.made_up = store.name.startswith("syn_"), "asked" in store.name      # by rule; by a reader (ask.py)
+        self.synthetic = store.name.startswith("syn_")
         self.span = CLOZE if self.synthetic else SPAN
         self.text = TEXT if self.synthetic else PASSAGE
 
     def worn(self, q):
         """Now and then a question that lost words, so that none is learnt by heart; and the kind of its tokens."""
         r = self.rng
-        kind = OFF if self.synthetic or self.made_up else ASKED
+        kind = OFF if self.synthetic else ASKED
         if r.random() < 0.2:
             kept = [x for x in q if r.random() > 0.12]
             return (np.array(kept, np.uint16) if kept else q), OFF
@@ -232,7 +232,6 @@ class Asker:
 
     def row(self, form):
         s, r, row = self.s, self.rng, Row()
-        form = "b" if form == "g" and self.made_up else form        # to ask is learnt from people
         k = r.randrange(len(s.q))
         while s.made[k] and r.random() < 0.5:
             k = r.randrange(len(s.q))

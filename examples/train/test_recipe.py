@@ -14,6 +14,7 @@ import torch
 
 import checkpoint
 import evaluate
+import export
 from model import Config
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -63,8 +64,6 @@ def test_recipe():
         run(folder, "train.py", "--out", "first", "--tokens", "24000", *common)
         first, columns = losses(folder, "first")
         assert columns[5] == "loss" and first[-1] < first[0] - 0.5, first
-        said = run(folder, "ask.py", "first", "data/syn_wiki_00", "--out", "data", "--tokenizer", "bytes", "--questions", "8", "--at-once", "5", "--keep", "1e9")
-        assert "syn_wiki_00: 8 drawn" in said, said
         run(folder, "train.py", "--out", "second", "--init", "first", "--tokens", "6000", *common)
         second, _ = losses(folder, "second")
         assert second[0] < first[0] - 0.5, ("going on from weights starts where they were", first, second)
@@ -126,27 +125,13 @@ def test_pointing():
     assert ids[0] == DOC and marks[0] == INSIDE and marks[9] == INSIDE | STARTS | ENDS
 
 
-def test_asking():
-    """What is asked about is a span of its passage, and a question that the reader can't answer with it is left out."""
-    import types
-    import numpy as np
-    import ask
-    rng = np.random.default_rng(0)
-    store = types.SimpleNamespace(ctx=[0, 1], art=[0, 0], first=[0, 2, 3], q=[0, 1, 2], a=np.array([[1, 3], [4, 5], [0, 2]]), name="syn_x",
-                                  passages=[rng.integers(6, 99, 9) for _ in range(2)])
-    store.passage = lambda c: store.passages[c]
-    store.of_question = lambda k: int(k > 1)
-    store.answer = lambda k, c: store.passage(c)[store.a[k][0]:store.a[k][1]]
-    asked, held = ask.questions, ask.found_again
-    try:
-        ask.questions = lambda reader, prompts, dtype: [[100 + len(p), 101, 102, 103] for p in prompts]
-        ask.found_again = lambda reader, asked, dtype: [9.0 if len(a) == 1 else 0.5 for _, _, a in asked]
-        made, drawn = ask.ask_all(None, store, None, 3, 2.5, random.Random(0), 2, 1e9)
-    finally:
-        ask.questions, ask.found_again = asked, held
-    assert drawn == 3 and made["a"].tolist() == [[1, 3], [0, 2]] and made["first"].tolist() == [0, 1, 2]
-    assert [made["tok"][a:b].tolist() for a, b in made["ctx"]] == [p.tolist() for p in store.passages]
-    assert [made["tok"][a:b].tolist()[1:] for a, b in made["q"]] == [[101, 102, 103]] * 2 and made["near"].shape == (2, 3)
+def test_mean():
+    """What ships of two runs is their mean."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, x in (("a", 1.0), ("b", 4.0)):
+            checkpoint.save(os.path.join(folder, name), {"w": torch.full((2, 3), x), "v": torch.full((2,), 2 * x)})
+        got = export.mean([os.path.join(folder, name) for name in "aab"])
+        assert torch.allclose(got["w"], torch.full((2, 3), 2.0)) and torch.allclose(got["v"], torch.full((2,), 4.0))
 
 
 def test_shards():
@@ -162,7 +147,7 @@ def test_shards():
 if __name__ == "__main__":
     test_auc()
     test_pointing()
-    test_asking()
+    test_mean()
     test_shards()
     test_recipe()
     print("5 passed, 0 failed")

@@ -130,10 +130,11 @@ def phase_of(mixture, progress, device):
     return table, {"carry": 0.0, "point": 0.0, **phase, "drop": torch.tensor(phase.get("drop", 0.0), device=device)}
 
 
-def pointing_nats(reader, h, cu, marks, inside):
-    """Cross-entropy of pointing of each row, [R, 2] (start, end), 0 where a row has nothing marked; and which rows have, [R, 1].
-    Of all places inside, those where the answer starts (the row of the embedding of <|pad|>, which means nothing else) and
-    those where it ends (that of <|end|>)."""
+def pointing(reader, h, cu, marks, inside):
+    """Mean cross-entropy of pointing, over the rows that have marks: of all places inside, those where the answer starts
+    (the row of the embedding of <|pad|>, which means nothing else) and those where it ends (that of <|end|>)."""
+    if inside.numel() == 0:
+        return h.sum() * 0
     row = torch.searchsorted(cu, inside, right=True) - 1
     logits = h[inside].float() @ reader.embedding[[PAD, END]].float().T                    # [P, 2]
     wanted = torch.stack([(marks[inside] & bit) != 0 for bit in (STARTS, ENDS)], 1)
@@ -143,15 +144,7 @@ def pointing_nats(reader, h, cu, marks, inside):
     both = [torch.zeros(rows, 2, device=h.device).index_add(0, row, x) for x in (e, e * wanted)]
     there = both[0][:, :1] > 0
     nats = torch.log(both[0].clamp(min=1e-9)) - torch.log(both[1] + 1e-9)
-    return torch.where(there, nats, torch.zeros_like(nats)), there
-
-
-def pointing(reader, h, cu, marks, inside):
-    """Mean cross-entropy of pointing over the rows that have something marked."""
-    if inside.numel() == 0:
-        return h.sum() * 0
-    nats, there = pointing_nats(reader, h, cu, marks, inside)
-    return nats.sum() / (2 * there.sum())
+    return torch.where(there, nats, torch.zeros_like(nats)).sum() / (2 * there.sum())
 
 
 def loss_of(reader, batch, table, dtype, fns, rows=8192, state=None, drop=None, point=0.0):
