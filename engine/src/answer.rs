@@ -236,6 +236,8 @@ pub(crate) struct Cursor<'a> {
     silence: Silence,
     /// Position of the last decoded token in each occurrence, ascending.
     ends: Vec<u32>,
+    /// The id after each of them, `FORBIDDEN` where no answer may go on.
+    next: Vec<u32>,
     span: Span,
 }
 
@@ -250,7 +252,7 @@ impl<'a> Cursor<'a> {
             rest: 0.0,
             tokens_read: 0,
         };
-        Self { text, silence, ends: Vec::new(), span }
+        Self { text, silence, ends: Vec::new(), next: Vec::new(), span }
     }
 
     /// Takes the likeliest allowed token. Returns it when decoding goes on after it.
@@ -270,7 +272,9 @@ impl<'a> Cursor<'a> {
                 best = better(best, none);
             }
         } else {
-            self.ends.iter().filter_map(|&e| self.text.at(e + 1)).chain(end).for_each(|id| best = better(best, id));
+            self.next.clear();
+            self.next.extend(self.ends.iter().map(|&e| self.text.at(e + 1).unwrap_or(FORBIDDEN)));
+            self.next.iter().copied().filter(|&id| id != FORBIDDEN).chain(end).for_each(|id| best = better(best, id));
         }
         let (logit, id) = best?;
         self.span.logprob += logit - normaliser;
@@ -284,8 +288,11 @@ impl<'a> Cursor<'a> {
             if Some(id) == end {
                 return None;
             }
-            self.ends.iter_mut().for_each(|e| *e += 1);
-            self.ends.retain(|&e| self.text.at(e) == Some(id));
+            let mut next = self.next.iter();
+            self.ends.retain_mut(|e| {
+                *e += 1;
+                next.next() == Some(&id)
+            });
             self.span.ids.push(id);
         }
         (self.span.ids.len() < ANSWER_TOKENS).then_some(id)
