@@ -2,7 +2,7 @@
 
   python3 evaluate.py MODEL_DIR squad squad_dev_a.jsonl.zst [--tier A|B|Q|PB|PQ] [--limit N] [--no-none] [--out predictions.jsonl]
   python3 evaluate.py MODEL_DIR none squad2_dev_a.jsonl.zst        AUC of "not in this passage"
-  python3 evaluate.py MODEL_DIR recall TEXT.jsonl.zst --lengths 1024 2048 4096 8192 --samples 200
+  python3 evaluate.py MODEL_DIR recall TEXT.jsonl.zst --lengths 1024 2048 4096 8192 --samples 200 [--write FOLDER]
 
 squad: the own paragraph is given, the answer held to its spans, greedily: the first token is any token of the passage
 (title included) or <|none|>; each further one continues some occurrence of what was decoded so far, or is <|end|>; at
@@ -193,21 +193,30 @@ def summary(rows):
     return out
 
 
-def recall(reader, tokenizer, text_ids, length, samples, pairs, dtype, seed=0):
-    """Exact match of a 7-digit value asked for by its key, `pairs` keys strewn into `length` tokens of text."""
+def strewn(tokenizer, text_ids, length, samples, pairs, seed=0):
+    """Passages of `length` tokens with `pairs` keys and 7-digit values strewn in, and a question for one of them:
+    (passage ids, question ids, value ids) each."""
     rng = random.Random(seed)
-    strewer, prompts, passages, want = Strewer(tokenizer, rng), [], [], []
-    while len(prompts) < samples:
-        n = length - 20 * pairs
+    strewer, n = Strewer(tokenizer, rng), length - 20 * pairs
+    for _ in range(samples):
         i = rng.randrange(max(1, len(text_ids) - n))
         row, chosen = strewer.row(text_ids[i:i + n], pairs, 0, digits=7)
-        ids = row.arrays()[0].tolist()
-        q, v = chosen[0]
-        prompts.append(ids + [QUESTION] + q.tolist() + [ANSWER])
-        passages.append(ids[1:])
-        want.append(v.tolist())
-    answers, _ = decode(reader, prompts, passages, dtype)
+        yield row.arrays()[0].tolist()[1:], *(x.tolist() for x in chosen[0])
+
+
+def recall(reader, tokenizer, text_ids, length, samples, pairs, dtype):
+    """Exact match of the value asked for, tier A."""
+    passages, questions, want = zip(*strewn(tokenizer, text_ids, length, samples, pairs))
+    answers, _ = decode(reader, [prompt("A", p, q) for p, q in zip(passages, questions)], passages, dtype)
     return {"length": length, "pairs": pairs, "samples": samples, "exact": round(100 * sum(a == w for a, w in zip(answers, want)) / samples, 1)}
+
+
+def write_recall(path, tokenizer, text_ids, length, samples, pairs):
+    """The same as questions for `palimpsest eval qa`."""
+    text = lambda ids: tokenizer.decode(ids).strip()
+    with open(path, "w") as f:
+        for p, q, v in strewn(tokenizer, text_ids, length, samples, pairs):
+            f.write(json.dumps({"title": "", "context": text(p), "question": text(q), "answers": [{"text": text(v)}]}) + "\n")
 
 
 def load(folder, device=None, tokenizer=None):
@@ -226,6 +235,7 @@ def main():
     p.add_argument("--limit", type=int)
     p.add_argument("--no-none", action="store_true", help="an answer must be given")
     p.add_argument("--out", help="predictions, a JSON line each")
+    p.add_argument("--write", metavar="FOLDER", help="recall: only write the questions there, for `palimpsest eval qa`")
     p.add_argument("--lengths", type=int, nargs="*", default=[1024, 2048, 4096, 8192])
     p.add_argument("--samples", type=int, default=200)
     p.add_argument("--pairs", type=int, default=4)
@@ -235,6 +245,9 @@ def main():
     if a.what == "recall":
         ids = np.concatenate([e.ids for e in tokenizer.encode_batch([d.get("text") or d["context"] for d in data])])
         for n in a.lengths:
+            if a.write:
+                write_recall(os.path.join(a.write, "recall_%d.jsonl" % n), tokenizer, ids, n, a.samples, a.pairs)
+                continue
             print(json.dumps(recall(reader, tokenizer, ids, n, a.samples, a.pairs, dtype)), flush=True)
         return
     rows = squad(reader, tokenizer, data, a.tier, dtype, not a.no_none)

@@ -93,6 +93,9 @@ def test_recipe():
             assert 0 <= evaluate.summary(rows)["none_auc"] <= 1
         text = t.encode(questions[0]["context"] * 4).ids
         assert evaluate.recall(b, t, text, 256, 2, 2, dtype)["samples"] == 2
+        evaluate.write_recall(os.path.join(folder, "recall.jsonl"), t, text, 256, 3, 2)
+        for d in evaluate.lines(os.path.join(folder, "recall.jsonl")):
+            assert d["context"].count(d["answers"][0]["text"]) == 1 and len(d["answers"][0]["text"]) == 7 and d["question"], d
 
 
 def test_auc():
