@@ -128,6 +128,18 @@ def test_pointing():
     assert ids[0] == DOC and marks[0] == INSIDE and marks[9] == INSIDE | STARTS | ENDS
 
 
+def test_worn():
+    """Exchanged answers stand in their passages, in the place of the old ones."""
+    import worn
+    made = [{"title": "T", "context": "In %d the town of Kor%d was founded by merchants from the coast." % (1900 + n, n), "question": "When was the town of Kor%d founded then?" % n,
+             "answers": [{"text": str(1900 + n), "start": 3}]} for n in range(6)] + [{"title": "T", "context": "Nothing.", "question": "Why is there nothing here?", "answers": []}]
+    rows = list(worn.worn(made, random.Random(0)))
+    assert len(rows) == 7 and not rows[-1]["answers"]
+    for old, new in zip(made, rows[:6]):
+        text = new["answers"][0]["text"]
+        assert text != old["answers"][0]["text"] and new["context"] == old["context"].replace(old["answers"][0]["text"], text) and new["context"][new["answers"][0]["start"]:].startswith(text)
+
+
 def test_mean():
     """What ships of two runs is their mean."""
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +162,8 @@ def test_shards():
 if __name__ == "__main__":
     test_auc()
     test_pointing()
+    test_worn()
     test_mean()
     test_shards()
     test_recipe()
-    print("5 passed, 0 failed")
+    print("6 passed, 0 failed")
