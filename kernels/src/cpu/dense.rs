@@ -25,6 +25,8 @@ const ROWS: usize = 72;
 const BLOCK: usize = ROWS * STRIDE;
 /// Rows behind a block that a tile may look at.
 const BEHIND: usize = 32;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 /// Words that the last of a row are filled up to a multiple of, with zeros.
 const STEP: usize = 16;
 
@@ -256,38 +258,46 @@ unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: 
     // SAFETY: no more than the `left` columns are used, and rows within the block.
     unsafe {
         if block.rows == 1 && left >= 8 * V::LANES {
-            tile::<V, D, 1, 8>(job, block, first, 0, column);
+            tile::<V, D, 1, 8>(job, block, first, 0, column, None);
             return 8 * V::LANES;
         }
         if block.rows == 2 && left >= TWO * V::LANES {
-            tile::<V, D, 2, TWO>(job, block, first, 0, column);
+            tile::<V, D, 2, TWO>(job, block, first, 0, column, None);
             return TWO * V::LANES;
         }
+        // The first tile of a panel would wait for memory: so the tiles of this one ask for the next, in turn, `step` bytes at
+        // each of their lines. Of the last panel that is whatever lies behind it, which no one reads.
+        let next = job.w.panel(column / PANEL).as_ptr().cast::<u8>().wrapping_add(4 * job.w.panel_words());
+        let step = (4 * PANEL).div_ceil(block.rows.div_ceil(R));
+        let mut asked = 0;
         let mut r = 0;
         while r < block.rows {
             let rows = block.rows - r;
+            let ahead = Some((next.wrapping_add(asked), step));
+            asked += step * block.words_per_row();
             // 16 rows are two tiles of 8 rather than 12 and 4.
             r += if R >= 12 && rows >= 12 && rows != 16 {
-                tile::<V, D, 12, W>(job, block, first, r, column)
+                tile::<V, D, 12, W>(job, block, first, r, column, ahead)
             } else if R >= 8 && rows >= 8 {
-                tile::<V, D, 8, W>(job, block, first, r, column)
+                tile::<V, D, 8, W>(job, block, first, r, column, ahead)
             } else if R >= 6 && rows >= 6 {
-                tile::<V, D, 6, W>(job, block, first, r, column)
+                tile::<V, D, 6, W>(job, block, first, r, column, ahead)
             } else if R >= 4 && rows >= 4 {
-                tile::<V, D, 4, W>(job, block, first, r, column)
+                tile::<V, D, 4, W>(job, block, first, r, column, ahead)
             } else if rows >= 3 {
-                tile::<V, D, 3, W>(job, block, first, r, column)
+                tile::<V, D, 3, W>(job, block, first, r, column, ahead)
             } else if rows >= 2 {
-                tile::<V, D, 2, W>(job, block, first, r, column)
+                tile::<V, D, 2, W>(job, block, first, r, column, ahead)
             } else {
-                tile::<V, D, 1, W>(job, block, first, r, column)
+                tile::<V, D, 1, W>(job, block, first, r, column, ahead)
             };
         }
     }
     W * V::LANES
 }
 
-/// R rows times N registers of columns, from `column` on; returns R.
+/// R rows times N registers of columns, from `column` on; returns R. On the way it asks for what lies `ahead`: a place, and
+/// bytes from one line to the next.
 #[inline(always)]
 unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
     job: &Product<'_>,
@@ -295,6 +305,7 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
     first: usize,
     r: usize,
     column: usize,
+    ahead: Option<(*const u8, usize)>,
 ) -> usize {
     let registers = PANEL / V::LANES;
     // SAFETY: rows `r..r + R` are in the block; columns are those of panels that this part owns, which have a line of 32 words
@@ -314,6 +325,13 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
             let rows = block.row(from, r).cast::<f32>();
             let chunk = weights.add(from * PANEL);
             for i in 0..words {
+                if let Some((next, step)) = ahead {
+                    let at = next.wrapping_add((from + i) * step);
+                    V::prefetch(at.cast());
+                    if step > CACHE_LINE {
+                        V::prefetch(at.wrapping_add(CACHE_LINE).cast());
+                    }
+                }
                 let mut b = [V::splat(0.0); N];
                 for (j, b) in b.iter_mut().enumerate() {
                     *b = V::load(chunk.add(j / registers * panel_words + i * PANEL + j % registers * V::LANES));

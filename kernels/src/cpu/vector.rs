@@ -43,6 +43,10 @@ pub(super) trait Vector: Copy {
     /// Lanes are i32, and become the nearest f32.
     unsafe fn int_to_float(self) -> Self;
 
+    /// Asks for the cache line at `_at`, any address, to be brought near; nothing where an instruction set has no such request.
+    #[inline(always)]
+    fn prefetch(_at: *const f32) {}
+
     /// `n` lanes, all where `n >= LANES`.
     #[inline(always)]
     unsafe fn load_n(from: *const f32, n: usize) -> Self {
