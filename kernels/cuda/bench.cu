@@ -1,5 +1,5 @@
 // Times of the kernels on a GPU, sizes of blocks side by side, and a check against a plain kernel in f64 (`check`).
-// nvcc -std=c++17 -O3 -gencode=arch=compute_90,code=sm_90 bench.cu && ./a.out [check|chunk|long|step|narrow]
+// nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a bench.cu && ./a.out [check|chunk|long|step|narrow]
 #include "all.cu"
 #include <algorithm>
 #include <cmath>
@@ -16,8 +16,20 @@
             exit(1);                                                                                                             \
         }                                                                                                                        \
     } while (0)
-template <int K, int W, int S> __global__ void __launch_bounds__(32 * W) scan_v(const __grid_constant__ ChunkParams p) {
-    scan_block<K, W, S>(p);
+template <int K, int S, bool F> __global__ void __launch_bounds__(32 * (SCAN_WARPS + F)) scan_v(const __grid_constant__ ChunkParams p) {
+    scan_block<K, S, F>(p);
+}
+template <int K, int MB> __global__ void __launch_bounds__(K, MB) prepare_v(const __grid_constant__ ChunkParams p) {
+    prepare_block<K, true>(p);
+}
+// As the engine launches: a kernel may begin while the one before it runs.
+template <class P> void launch_early(void (*f)(P), dim3 grid, int threads, int shared, cudaStream_t st, P p, bool early = true) {
+    cudaLaunchAttribute a;
+    a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    a.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t c{};
+    c.gridDim = grid, c.blockDim = dim3(threads), c.dynamicSmemBytes = shared, c.stream = st, c.attrs = &a, c.numAttrs = early;
+    CK(cudaLaunchKernelEx(&c, f, p));
 }
 __device__ u32 hash_(u64 x) {
     x ^= x >> 33;
@@ -96,6 +108,7 @@ struct Case {
     int H;
 };
 static double copy_rate;
+static int processors;
 template <int K> void run(Case c, bool check) {
     const int V = K;
     long M = c.B * c.T, n = M * c.H * K;
@@ -151,36 +164,28 @@ template <int K> void run(Case c, bool check) {
     struct Var {
         const char* name;
         ScanFn fn;
-        int W, smem;
+        int smem, threads;
     };
-    std::vector<Var> scans;
-#define SV(W, S)                                                                                                                 \
-    {                                                                                                                            \
-        auto f = scan_v<K, W, S>;                                                                                                \
-        int sm = sizeof(ScanShared<K, W, S>);                                                                                    \
-        CK(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, sm));                                            \
-        scans.push_back({"w" #W "s" #S, f, W, sm});                                                                              \
-    }
-    SV(1, 4) SV(2, 4) SV(4, 4) SV(1, 3) SV(2, 3) SV(4, 3) SV(2, 6) SV(4, 6) if constexpr (K == 128) { SV(8, 4) SV(8, 3) }
-    struct PVar {
-        const char* name;
-        ScanFn fn;
-        int warps, smem;
+    std::vector<Var> scans, preps;
+    auto add = [](std::vector<Var>& to, const char* name, ScanFn fn, int smem, int threads) {
+        CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+        to.push_back({name, fn, smem, threads});
     };
-    std::vector<PVar> preps;
-    {
-        auto f = K == 128 ? gdn2_prepare_k128 : gdn2_prepare_k64;
-        int sm = PREPARE_WARPS * sizeof(PrepareShared<K>);
-        CK(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, sm));
-        preps.push_back({"prep", (ScanFn)f, PREPARE_WARPS, sm});
-    }
-    auto prep = [&](PVar& a, ChunkParams p, cudaStream_t st) {
-        long units = (long)p.slice * c.B * c.H;
-        a.fn<<<(units + a.warps - 1) / a.warps, 32 * a.warps, a.smem, st>>>(p);
-    };
-    auto scan = [&](Var& a, ChunkParams p, cudaStream_t st) {
-        a.fn<<<dim3(c.H * V / (16 * a.W), c.B), 32 * a.W, a.smem, st>>>(p);
-    };
+    const bool many = c.H * V / 64 * c.B > 2 * processors;
+    const ScanFn one = K == 128 ? gdn2_scan_k128 : gdn2_scan_k64, more = K == 128 ? gdn2_scan_many_k128 : gdn2_scan_many_k64;
+    if (!many) add(scans, "as it is", one, sizeof(ScanShared<K, SCAN_STAGES>), 160);
+    add(scans, "of many", more, sizeof(ScanShared<K, SCAN_STAGES>), 128);
+    add(scans, "3 stages, a warp fetches", scan_v<K, 3, true>, sizeof(ScanShared<K, 3>), 160);
+    add(scans, "4 stages, a warp fetches", scan_v<K, 4, true>, sizeof(ScanShared<K, 4>), 160);
+    add(scans, "6 stages, a warp fetches", scan_v<K, 6, true>, sizeof(ScanShared<K, 6>), 160);
+    add(scans, "3 stages", scan_v<K, 3, false>, sizeof(ScanShared<K, 3>), 128);
+    add(scans, "6 stages", scan_v<K, 6, false>, sizeof(ScanShared<K, 6>), 128);
+    add(preps, "as it is", K == 128 ? gdn2_prepare_k128 : gdn2_prepare_k64, sizeof(PrepareShared<K>), K);
+    add(preps, "5 blocks", prepare_v<K, 5>, sizeof(PrepareShared<K>), K);
+    add(preps, "6 blocks", prepare_v<K, 6>, sizeof(PrepareShared<K>), K);
+    add(preps, "8 blocks", prepare_v<K, 8>, sizeof(PrepareShared<K>), K);
+    auto prep = [&](Var& a, ChunkParams p, cudaStream_t st) { a.fn<<<p.slice * c.B * c.H, a.threads, a.smem, st>>>(p); };
+    auto scan = [&](Var& a, ChunkParams p, cudaStream_t st) { a.fn<<<dim3(c.H * V / 64, c.B), a.threads, a.smem, st>>>(p); };
     double hm = (double)M * c.H, floor_ms = (hm * K * 2 * 7 + 0) / copy_rate * 1e-6;
     printf("== B%d T%ld H%d K%d: bytes floor (bf16 g) %.3f ms\n", c.B, c.T, c.H, K, floor_ms);
     p.from_tile = 0;
@@ -189,6 +194,7 @@ template <int K> void run(Case c, bool check) {
     if (check) {
         float *ref = dev<float>(n), *rs = dev<float>(c.B * se);
         CK(cudaMemsetAsync(rs, 0, c.B * se * 4, st0));
+        CK(cudaStreamSynchronize(st0));
         plain<K><<<dim3(c.H, c.B), V, 0, st0>>>(p, rs, ref, c.T);
         for (auto& a : scans)
             for (auto& pp : preps) {
@@ -214,23 +220,22 @@ template <int K> void run(Case c, bool check) {
                 }
                 for (long i = 0; i < c.B * se; i++)
                     ds += (hs[i] - hrs[i]) * (double)(hs[i] - hrs[i]), ns += (double)hrs[i] * hrs[i];
-                printf("check %s %s: out %.2e state %.2e\n", pp.name, a.name, sqrt(d / nn), sqrt(ds / ns));
+                printf("check prepare %s, scan %s: out %.2e state %.2e\n", pp.name, a.name, sqrt(d / nn), sqrt(ds / ns));
             }
         cudaFree(ref);
         cudaFree(rs);
     } else {
-        for (auto& pp : preps) printf("%-14s %.3f ms\n", pp.name, timed([&] { prep(pp, p, st0); }));
+        for (auto& pp : preps) printf("prepare %-9s %.3f ms\n", pp.name, timed([&] { prep(pp, p, st0); }));
         for (auto& a : scans) printf("scan %-12s %.3f ms\n", a.name, timed([&] { scan(a, p, st0); }));
         // Overlapped, in slices.
-        for (auto& pp : preps)
-            for (auto& a : scans) {
-                std::string nm = a.name;
-                if (nm.find("s4") == std::string::npos && nm.find("x") == std::string::npos) continue;
-                printf("both %-8s %-8s:", pp.name, a.name);
+        for (auto& pp : {preps[0]})
+            for (auto& a : {scans[0]}) {
+                Var pp_ = pp, a_ = a;
+                printf("both %s, %s:", pp.name, a.name);
                 printf(" whole %.3f", timed(
                                           [&] {
-                                              prep(pp, p, st0);
-                                              scan(a, p, st0);
+                                              prep(pp_, p, st0);
+                                              scan(a_, p, st0);
                                           },
                                           10));
                 for (int slice : {16, 32, 64, 128, 256, 512, 1024}) {
@@ -248,14 +253,14 @@ template <int K> void run(Case c, bool check) {
                             };
                             CK(cudaEventRecord(ea, st0));
                             CK(cudaStreamWaitEvent(st1, ea));
-                            prep(pp, at(0), st1);
+                            prep(pp_, at(0), st1);
                             for (int i = 0; i < parts; i++) {
                                 CK(cudaEventRecord(eb, st1));
                                 CK(cudaStreamWaitEvent(st0, eb));
                                 CK(cudaEventRecord(ea, st0));
                                 CK(cudaStreamWaitEvent(st1, ea));
-                                scan(a, at(i), st0);
-                                if (i + 1 < parts) prep(pp, at(i + 1), st1);
+                                scan(a_, at(i), st0);
+                                if (i + 1 < parts) prep(pp_, at(i + 1), st1);
                             }
                         },
                         7);
@@ -290,6 +295,7 @@ void steps() {
         for (long i = 0; i < (long)B * sets; i++) sp.push_back(states + i * el);
         float** d = dev<float*>(sp.size());
         CK(cudaMemcpy(d, sp.data(), sp.size() * 8, cudaMemcpyHostToDevice));
+        CK(cudaDeviceSynchronize());
         StepParams p{};
         p.q = x;
         p.k = x + H * K;
@@ -313,18 +319,21 @@ void steps() {
         p.b_scale = 1;
         p.q_scale = 0.088f;
         p.eps = 1e-5f;
-        cudaGraph_t gr;
-        cudaGraphExec_t ge;
-        CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
-        for (int i = 0; i < sets; i++) {
-            p.states = d + (long)i * B;
-            gdn2_step_k128_v128<<<dim3(H, B), STEP_THREADS, sizeof(StepShared<K, K>), st0>>>(p);
+        for (bool early : {true, false}) {
+            cudaGraph_t gr;
+            cudaGraphExec_t ge;
+            CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
+            for (int i = 0; i < sets; i++) {
+                p.states = d + (long)i * B;
+                launch_early(gdn2_step_k128_v128, dim3(H, B), STEP_THREADS, sizeof(StepShared<K, K>), st0, p, early);
+            }
+            CK(cudaStreamEndCapture(st0, &gr));
+            CK(cudaGraphInstantiate(&ge, gr, 0));
+            float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
+            printf("step B%d%s: %.2f us in a graph of %d; floor %.2f us\n", B, early ? "" : ", not early", t * 1e3, sets,
+                   (double)B * H * K * K * 8 / copy_rate * 1e-3);
+            CK(cudaGraphExecDestroy(ge));
         }
-        CK(cudaStreamEndCapture(st0, &gr));
-        CK(cudaGraphInstantiate(&ge, gr, 0));
-        float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
-        printf("step B%d: %.2f us in a graph of %d; floor %.2f us\n", B, t * 1e3, sets,
-               (double)B * H * K * K * 8 / copy_rate * 1e-3);
         cudaFree(states);
         cudaFree(x);
         cudaFree(out);
@@ -336,29 +345,32 @@ void narrows() {
     struct S {
         int n, k;
     };
-    for (S s : {S{10240, 2304}, S{2304, 2048}, S{12416, 2304}, S{2304, 6208}, S{32000, 2304}, S{2048, 128}, S{512, 512},
-                S{2816, 512}}) {
+    for (S s : {S{10496, 2304}, S{2304, 2048}, S{12416, 2304}, S{2304, 6208}, S{32000, 2304}, S{2048, 128}}) {
         int sets = std::max<long>(2, 200000000l / ((long)s.n * s.k * 2));
         bf16* w = dev<bf16>((long)s.n * s.k * sets);
         fill<<<1024, 256>>>(w, (long)s.n * s.k * sets, 5, 1);
         bf16* x = dev<bf16>(256l * s.k);
         fill<<<256, 256>>>(x, 256l * s.k, 6, 1);
         bf16* out = dev<bf16>(256l * s.n);
+        CK(cudaDeviceSynchronize());
         printf("narrow N%d K%d:", s.n, s.k);
         for (int m : {1, 8, 16, 32, 64, 256}) {
-            int bl = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8;
+            int bl = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, tiles = (s.n + 15) / 16;
             auto fn = bl == 1 ? narrow_1 : bl == 2 ? narrow_2 : bl == 4 ? narrow_4 : narrow_8;
+            CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, 2 * bl * 4096));
             cudaGraph_t gr;
             cudaGraphExec_t ge;
             CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
             for (int i = 0; i < sets; i++) {
                 NarrowParams p{x, w + (long)i * s.n * s.k, out, nullptr, m, s.n, s.k, s.k, s.n, 0};
-                fn<<<dim3((s.n + 15) / 16, (m + 8 * bl - 1) / (8 * bl)), 256, bl * 4096, st0>>>(p);
+                launch_early(fn, dim3(std::min(tiles, processors * (bl == 2 ? 2 : 1)), (m + 8 * bl - 1) / (8 * bl)), 256, 2 * bl * 4096,
+                             st0, p);
             }
             CK(cudaStreamEndCapture(st0, &gr));
             CK(cudaGraphInstantiate(&ge, gr, 0));
             float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
             printf(" m%d %.2f us %.0f%%", m, t * 1e3, 100 * ((double)s.n * s.k * 2) / copy_rate / t * 1e-6);
+            CK(cudaGraphExecDestroy(ge));
         }
         printf("\n");
         cudaFree(w);
@@ -367,8 +379,13 @@ void narrows() {
     }
 }
 int main(int argc, char** argv) {
-    CK(cudaStreamCreateWithFlags(&st0, cudaStreamNonBlocking));
-    CK(cudaStreamCreateWithFlags(&st1, cudaStreamNonBlocking));
+    // The scan goes before what is prepared for the next one; `flat`: it does not.
+    const bool flat = argc > 2 && std::string(argv[2]) == "flat";
+    int least = 0, most = 0;
+    CK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
+    CK(cudaDeviceGetStreamPriorityRange(&least, &most));
+    CK(cudaStreamCreateWithPriority(&st0, cudaStreamNonBlocking, flat ? least : most));
+    CK(cudaStreamCreateWithPriority(&st1, cudaStreamNonBlocking, least));
     cudaEventCreate(&e0);
     cudaEventCreate(&e1);
     cudaEventCreateWithFlags(&ea, cudaEventDisableTiming);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes code/: PTX and machine code for sm_90 of all.cu, and the hash of what they were made from. `NVCC` names a compiler, else
+# Makes code/: PTX and machine code for sm_90a of all.cu, and the hash of what they were made from. `NVCC` names a compiler, else
 # `nvcc` is looked for. That of 13.0, from PyPI, serves without a GPU:
 #   pip install --no-deps nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 # usage: build.sh [FOLDER], or build.sh --hash to print the hash of the sources.
@@ -11,5 +11,5 @@ nvcc="${NVCC:-nvcc}"
 out="${1:-code}"
 mkdir -p "$out"
 "$nvcc" -std=c++17 -O3 -ptx -arch=compute_90 all.cu -o "$out/kernels.ptx"
-"$nvcc" -std=c++17 -O3 -cubin -gencode=arch=compute_90,code=sm_90 all.cu -o "$out/kernels.cubin"
+"$nvcc" -std=c++17 -O3 -cubin -gencode=arch=compute_90a,code=sm_90a all.cu -o "$out/kernels.cubin"
 hash > "$out/sources.sha256"

@@ -9,15 +9,14 @@ extern "C" int palimpsest_emulate(const char* name, const void* params, int x, i
         emulate::launch(NAME, *(const PARAMS*)params, {x, y, 0}, threads, shared);     \
         return 0;                                                                      \
     }
-#define PREPARE_CASE(K) if (!strcmp(name, "gdn2_prepare_k" #K) && shared != PREPARE_WARPS * (int)sizeof(PrepareShared<K>)) return 3; \
+#define PREPARE_CASE(K) if (!strcmp(name, "gdn2_prepare_k" #K) && shared != (int)sizeof(PrepareShared<K>)) return 3; \
     CASE(gdn2_prepare_k##K, ChunkParams)
-#define SCAN_CASE(K, W) if (!strcmp(name, "gdn2_scan_k" #K "_w" #W) && shared != (int)sizeof(ScanShared<K, W, 4>)) return 3; \
-    CASE(gdn2_scan_k##K##_w##W, ChunkParams)
+#define SCAN_CASE(K) if (!strncmp(name, "gdn2_scan", 9) && !strcmp(name + strlen(name) - strlen("_k" #K), "_k" #K) && shared != (int)sizeof(ScanShared<K, SCAN_STAGES>)) return 3; \
+    CASE(gdn2_scan_k##K, ChunkParams) CASE(gdn2_scan_many_k##K, ChunkParams)
 #define STEP_CASE(K, V) if (!strcmp(name, "gdn2_step_k" #K "_v" #V) && shared != (int)sizeof(StepShared<K, V>)) return 3; \
     CASE(gdn2_step_k##K##_v##V, StepParams)
     PREPARE_CASE(64) PREPARE_CASE(128)
-    SCAN_CASE(64, 2) SCAN_CASE(64, 4)
-    SCAN_CASE(128, 2) SCAN_CASE(128, 4)
+    SCAN_CASE(64) SCAN_CASE(128)
     STEP_CASE(64, 64) STEP_CASE(64, 128) STEP_CASE(128, 64) STEP_CASE(128, 128)
     CASE(narrow_1, NarrowParams) CASE(narrow_2, NarrowParams) CASE(narrow_4, NarrowParams) CASE(narrow_8, NarrowParams)
     CASE(embed, RowParams) CASE(rms_norm, RowParams) CASE(swiglu, RowParams) CASE(top, RowParams)

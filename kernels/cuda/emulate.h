@@ -21,6 +21,7 @@
 #define KERNEL(THREADS, NAME, PARAMS)     \
     static constexpr int NAME##_threads = THREADS; \
     static void NAME(const PARAMS& p)
+#define KERNEL_OF(THREADS, BLOCKS, NAME, PARAMS) KERNEL(THREADS, NAME, PARAMS)
 #define DYNAMIC_SHARED(name) u8* name = emulate::block->shared.data()
 
 struct uint2 { u32 x, y; };
@@ -139,8 +140,8 @@ template <class P> void launch(void (*kernel)(const P&), const P& p, Dim grid, i
 
 inline float __uint_as_float(u32 x) { float f; memcpy(&f, &x, 4); return f; }
 inline u32 __float_as_uint(float f) { u32 x; memcpy(&x, &f, 4); return x; }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __logf(float x) { return logf(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+inline float log2_(float x) { return log2f(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
@@ -232,5 +233,18 @@ inline void barrier_wait(u64* b, u32 parity) {
 inline void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
     assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0 && bytes % 16 == 0);
     memcpy(to, from, bytes);
+    barrier_arrive(b);
+}
+inline void copies_see_writes() {}
+inline void copy_bulk_out(void* to, const void* from, u32 bytes) {
+    assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0 && bytes % 16 == 0);
+    memcpy(to, from, bytes);
+}
+inline void after_others() {}
+inline uint4 load_once(const void* p) { return *(const uint4*)p; }
+template <class T> T* in_global(T* p) { return p; }
+inline void copies_arrive(u64* b) {
+    copies_commit();
+    copies_wait<0>();
     barrier_arrive(b);
 }

@@ -5,57 +5,51 @@
 //
 // where k'_s = k_s exp(-G_s), q'_r = q_r exp(G_r) / sqrt(K), k~_s = k_s exp(G_16 - G_s).
 //
-// gdn2_prepare: a warp makes all that does not need S of one tile and key head: its *record*. Any number run side by side.
-// gdn2_scan: goes through a sequence's records in order; a warp holds S^T [16 of V, K] in registers and needs no other warp.
+// gdn2_prepare: a block makes all that does not need S of one tile and key head: its *record*. Any number run side by side.
+// gdn2_scan: a warpgroup goes through a sequence's records in order; it holds S^T [64 of V, K] in registers and needs no other.
 //
-// A record is laid out in fragments of mma.m16n8k16's B operand, as the lanes of gdn2_scan take them; 16 bytes a lane:
-//   -Y [K/16][32], q' [K/16][32], k~ [K/16][32], A [32], tril(q' k'^T) [32]; then exp(G_16) as f32 [K].
+// A record is laid out as the products of a warpgroup take it from shared memory (`Record` in params.cuh):
+//   rows: -Y and q', [K/64][4 groups of 8 rows][8][64]; k~: [K/64][2 groups][8][64]; both with 16-byte pieces swizzled by row;
+//   exp(G_16) as f32 [K]; tril(q' k'^T), then A: [2 groups of 8 rows][2 halves of 8 columns][8][8].
 //
 // exp(-G_s) would overflow: a column s of a channel with G_s < -80 is left out of the products and added pair by pair, in
 // differences of G. What row r becomes depends on the tokens before it alone, also in a tile cut short.
 #include "ptx.cuh"
 
-constexpr float DEEP = -80.0f;
-constexpr int PREPARE_WARPS = 4;
+constexpr float DEEP = -80.0f * LOG2E;  // G is kept in powers of 2
+
+// Element of a swizzled matrix [K/64][GROUPS][8][64]; a 16-byte piece's place is its number xor its row's.
+template <int GROUPS> DEVICE int swizzled(int row, int channel) {
+    return (channel / 64 * GROUPS + row / 8) * 1024 + row % 8 * 128 + (channel % 64 / 8 ^ row % 8) * 16 + channel % 8 * 2;
+}
 
 template <int K> struct PrepareShared {
-    static constexpr int ROW = K + 8;  // elements: rows 16 bytes apart modulo 128, so that ldmatrix meets no bank twice
-    bf16 e[TILE][ROW], k[TILE][ROW], q[TILE][ROW], kt[TILE][ROW];
+    u8 record[Record<K>::BYTES];  // e lies where Y will
+    u8 k[32 * K];
     float t[TILE][20], a[TILE][20];
-    bf16 inverse[TILE][24];
-    float scale[2 * TILE];  // of q, of k
+    float square[K / 64][2 * TILE];  // of q, of k: sums over 64 channels
+    float total[K];                  // of g over the first 8 tokens
+    float rest[K];                   // and over all 16
+    float scale[2 * TILE];
+    u32 far[K / 32];
 };
 
-template <int N> struct Words { u32 x[N]; };
-
-// CH bf16 of a row as CH / 2 words; zeros past the tile's end.
-template <int CH> DEVICE Words<CH / 2> load_words(const bf16* p, bool there) {
-    Words<CH / 2> r;
-    if constexpr (CH == 4) {
-        uint2 u = there ? *(const uint2*)p : make_uint2(0, 0);
-        r.x[0] = u.x, r.x[1] = u.y;
-    } else {
-        r.x[0] = there ? *(const u32*)p : 0;
-    }
-    return r;
+// The log-decay of two channels of a token, in powers of 2: `f` as it was loaded, bf16 inputs of the gate.
+DEVICE float2 decay_of(u32 f, float rate, float2 bias) {
+    return make_float2(rate * softplus2(low(f) + bias.x), rate * softplus2(high(f) + bias.y));
 }
-template <int N> DEVICE float word(const Words<N>& w, int c) { return c & 1 ? high(w.x[c / 2]) : low(w.x[c / 2]); }
-
-// The log-decay of CH channels of one token.
-template <int CH> DEVICE void load_decay(float (&g)[CH], const ChunkParams& p, long row, int channel, float rate, const float (&bias)[CH], bool there) {
-    if (p.gates) {
-        Words<CH / 2> f = load_words<CH>((const bf16*)p.g + row * p.g_row + channel, there);
-#pragma unroll
-        for (int c = 0; c < CH; c++) g[c] = there ? rate * softplus(word(f, c) + bias[c]) : 0.0f;
-    } else {
-        const float* f = (const float*)p.g + row * p.g_row + channel;
-#pragma unroll
-        for (int c = 0; c < CH; c++) g[c] = there ? f[c] : 0.0f;
-    }
+template <bool GATES> DEVICE float2 load_decay(const ChunkParams& p, long row, int channel, float rate, float2 bias) {
+    if constexpr (GATES) return decay_of(*(const u32*)((const bf16*)p.g + row * p.g_row + channel), rate, bias);
+    const float2 g = *(const float2*)((const float*)p.g + row * p.g_row + channel);
+    return make_float2(g.x * LOG2E, g.y * LOG2E);
+}
+template <bool GATES> DEVICE float2 erase_gates(const ChunkParams& p, u32 b) {
+    return GATES ? make_float2(p.b_scale * sigmoid(low(b)), p.b_scale * sigmoid(high(b))) : make_float2(low(b), high(b));
 }
 
-// 32 sums over a warp at once: halves change places between lanes that differ in bit O, until lane l holds the whole sum l.
-template <int O> DEVICE void fold(float (&sum)[32], int lane) {
+// 2 O sums over a warp at once: halves change places between lanes that differ in bit O, until lane l holds the sum l % (2 O) of those
+// lanes that agree with it beyond.
+template <int O, int N> DEVICE void fold(float (&sum)[N], int lane) {
     const bool upper = lane & O;
 #pragma unroll
     for (int i = 0; i < O; i++) {
@@ -65,153 +59,44 @@ template <int O> DEVICE void fold(float (&sum)[32], int lane) {
     if constexpr (O > 1) fold<O / 2>(sum, lane);
 }
 
-template <int K> DEVICE void prepare(const ChunkParams& p, PrepareShared<K>& s, int tile, int index, int h, int lane) {
-    constexpr int CH = K / 32;
-    const Tile at = p.tiles[tile];
-    const int channel = h * K + lane * CH;
-    float rate = 0.0f, bias[CH];
-#pragma unroll
-    for (int c = 0; c < CH; c++) bias[c] = p.gates ? p.dt_bias[channel + c] : 0.0f;
-    if (p.gates) rate = -exp_(p.a_log[h]);
-
-    // Everything a lane needs of 16 tokens, in flight at once.
-    Words<CH / 2> q[TILE], k[TILE], b[TILE];
-    float g[TILE][CH];
-#pragma unroll
-    for (int t = 0; t < TILE; t++) {
-        const bool there = t < at.len;
-        const long row = at.row + (there ? t : 0);
-        q[t] = load_words<CH>(p.q + row * p.q_row + channel, there);
-        k[t] = load_words<CH>(p.k + row * p.k_row + channel, there);
-        b[t] = load_words<CH>(p.b + row * p.b_row + channel, there);
-        load_decay<CH>(g[t], p, row, channel, rate, bias, there);
-    }
-    // Sums of squares, of 32 rows at once.
-    if (p.gates) {
-        float sum[32];
-#pragma unroll
-        for (int t = 0; t < TILE; t++) {
-            sum[t] = sum[t + TILE] = 0.0f;
-#pragma unroll
-            for (int c = 0; c < CH; c++) {
-                sum[t] += word(q[t], c) * word(q[t], c);
-                sum[t + TILE] += word(k[t], c) * word(k[t], c);
-            }
-        }
-        fold<16>(sum, lane);
-        // Lane l holds the whole sum of row l.
-        s.scale[lane] = rsqrtf(sum[0] + 1e-6f) * (lane < TILE ? p.q_scale : 1.0f);
-    } else {
-        s.scale[lane] = lane < TILE ? p.q_scale : 1.0f;
-    }
-    __syncwarp();
-#pragma unroll
-    for (int t = 1; t < TILE; t++)
-#pragma unroll
-        for (int c = 0; c < CH; c++) g[t][c] += g[t - 1][c];
-    bool deep = false;
-    float last[CH];
-#pragma unroll
-    for (int c = 0; c < CH; c++) {
-        last[c] = exp_(g[TILE - 1][c]);
-        deep |= g[TILE - 1][c] < DEEP;
-    }
-#pragma unroll
-    for (int t = 0; t < TILE; t++) {
-        const float rq = s.scale[t], rk = s.scale[TILE + t];
-        float e[CH], kp[CH], qp[CH], kt[CH];
-#pragma unroll
-        for (int c = 0; c < CH; c++) {
-            const float gamma = exp_(g[t][c]);
-            const float kk = word(k[t], c) * rk;
-            const float bb = p.gates ? p.b_scale * sigmoid(word(b[t], c)) : word(b[t], c);
-            e[c] = gamma * bb * kk;
-            qp[c] = gamma * word(q[t], c) * rq;
-            kp[c] = g[t][c] < DEEP ? 0.0f : kk * exp_(-g[t][c]);
-            kt[c] = kk * exp_(g[TILE - 1][c] - g[t][c]);
-        }
-#pragma unroll
-        for (int c = 0; c < CH; c += 2) {
-            *(u32*)&s.e[t][lane * CH + c] = pack(e[c], e[c + 1]);
-            *(u32*)&s.k[t][lane * CH + c] = pack(kp[c], kp[c + 1]);
-            *(u32*)&s.q[t][lane * CH + c] = pack(qp[c], qp[c + 1]);
-            *(u32*)&s.kt[t][lane * CH + c] = pack(kt[c], kt[c + 1]);
-        }
-    }
-    __syncwarp();
-
-    u8* record = p.records + (u64)(index * p.heads + h) * Record<K>::BYTES;
-    uint4* out = (uint4*)record + lane;
-    const int row = lane % 8 + 8 * (lane / 8 % 2), column = 8 * (lane / 16);
-    const int r0 = lane / 4, c0 = lane % 4 * 2;
-    // T and q' k'^T, both [r, s].
-    float t[2][4] = {}, a[2][4] = {};
-#pragma unroll
-    for (int kk = 0; kk < K / 16; kk++) {
-        u32 fe[4], fk[4], fq[4], ft[4];
-        load_matrices(fe, &s.e[row][kk * 16 + column]);
-        load_matrices(fk, &s.k[row][kk * 16 + column]);
-        load_matrices(fq, &s.q[row][kk * 16 + column]);
-        load_matrices_transposed(ft, &s.kt[row][kk * 16 + column]);
-        mma(t[0], fe[0], fe[1], fe[2], fe[3], fk[0], fk[2]);
-        mma(t[1], fe[0], fe[1], fe[2], fe[3], fk[1], fk[3]);
-        mma(a[0], fq[0], fq[1], fq[2], fq[3], fk[0], fk[2]);
-        mma(a[1], fq[0], fq[1], fq[2], fq[3], fk[1], fk[3]);
-        out[(K / 16 + kk) * 32] = make_uint4(fq[0], fq[2], fq[1], fq[3]);
-        out[(2 * (K / 16) + kk) * 32] = make_uint4(ft[0], ft[1], ft[2], ft[3]);
-    }
-#pragma unroll
-    for (int n = 0; n < 2; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int r = r0 + 8 * (i / 2), c = n * 8 + c0 + i % 2;
-            s.t[r][c] = c < r ? t[n][i] : 0.0f;
-            s.a[r][c] = c <= r ? a[n][i] : 0.0f;
-        }
-    __syncwarp();
-
-    if (__any_sync(WARP_ALL, deep)) {
-        float sum[CH] = {};
-        for (int c = 0; c < at.len; c++) {
-            float gs[CH];
-            load_decay<CH>(gs, p, at.row + c, channel, rate, bias, true);
-            bool mine = false;
-#pragma unroll
-            for (int i = 0; i < CH; i++) sum[i] += gs[i], mine |= sum[i] < DEEP;
-            if (!__any_sync(WARP_ALL, mine)) continue;
-            const Words<CH / 2> ks = load_words<CH>(p.k + (long)(at.row + c) * p.k_row + channel, true);
-            float fall[CH] = {};
+// The pairs of tokens that were left out, by one warp: channels 2 lane + 64 n.
+template <int K, bool GATES>
+DEVICE void far_pairs(const ChunkParams& p, PrepareShared<K>& s, const Tile& at, int h, float rate, int lane) {
+    for (int c = 0; c < at.len; c++)
+        for (int n = 0; n < K / 64; n++) {
+            const int i = n * 64 + lane * 2, channel = h * K + i;
+            const float2 bias = GATES ? *(const float2*)(p.dt_bias + channel) : make_float2(0, 0);
+            const u32 kept = *(const u32*)(s.k + swizzled<2>(c, i));
+            const bool mine = (kept & 0x7fff) == 0, other = (kept & 0x7fff0000) == 0;
+            if (!__any_sync(WARP_ALL, mine || other)) continue;
+            const u32 ks = *(const u32*)(p.k + (long)(at.row + c) * p.k_row + channel);
+            float2 fall = make_float2(0, 0);
             for (int r = c; r < at.len; r++) {
-                const long there = at.row + r;
+                const long row = at.row + r;
                 if (r > c) {
-                    load_decay<CH>(gs, p, there, channel, rate, bias, true);
-#pragma unroll
-                    for (int i = 0; i < CH; i++) fall[i] += gs[i];
+                    const float2 g = load_decay<GATES>(p, row, channel, rate, bias);
+                    fall.x += g.x, fall.y += g.y;
                 }
-                const Words<CH / 2> kr = load_words<CH>(p.k + there * p.k_row + channel, true);
-                const Words<CH / 2> qr = load_words<CH>(p.q + there * p.q_row + channel, true);
-                const Words<CH / 2> br = load_words<CH>(p.b + there * p.b_row + channel, true);
-                float erase = 0.0f, ask = 0.0f;
-#pragma unroll
-                for (int i = 0; i < CH; i++) {
-                    const float x = sum[i] < DEEP ? exp_(fall[i]) * word(ks, i) * s.scale[TILE + c] : 0.0f;
-                    const float bb = p.gates ? p.b_scale * sigmoid(word(br, i)) : word(br, i);
-                    erase += x * bb * word(kr, i) * s.scale[TILE + r];
-                    ask += x * word(qr, i) * s.scale[r];
-                }
-                erase = warp_sum(erase), ask = warp_sum(ask);
+                const u32 kr = *(const u32*)(p.k + row * p.k_row + channel);
+                const u32 qr = *(const u32*)(p.q + row * p.q_row + channel);
+                const float2 b = erase_gates<GATES>(p, *(const u32*)(p.b + row * p.b_row + channel));
+                const float x = mine ? exp2_(fall.x) * low(ks) * s.scale[TILE + c] : 0.0f;
+                const float y = other ? exp2_(fall.y) * high(ks) * s.scale[TILE + c] : 0.0f;
+                const float erase = warp_sum(x * b.x * low(kr) + y * b.y * high(kr)) * s.scale[TILE + r];
+                const float ask = warp_sum(x * low(qr) + y * high(qr)) * s.scale[r];
                 if (lane == 0) {
                     if (r > c) s.t[r][c] += erase;
                     s.a[r][c] += ask;
                 }
             }
         }
-        __syncwarp();
-    }
+}
 
-    // A by forward substitution in f32; lane j has column j. (Powers of T grow past all bounds where keys repeat.)
+// A by forward substitution in f32; lane j has column j. (Powers of T grow past all bounds where keys repeat.)
+template <int K> DEVICE void invert(PrepareShared<K>& s, int lane) {
     float x[TILE];
     const int j = lane % 16;
+    u8* to = s.record + Record<K>::INVERSE + j / 8 * 128 + j % 8 * 2;
 #pragma unroll
     for (int r = 0; r < TILE; r++) {
         float sum = r == j ? 1.0f : 0.0f;
@@ -224,112 +109,336 @@ template <int K> DEVICE void prepare(const ChunkParams& p, PrepareShared<K>& s, 
             if (c + 3 < r) sum -= y.w * x[c + 3];
         }
         x[r] = sum;
-        if (lane < 16) s.inverse[r][j] = narrow(sum);
+        if (lane < 16) *(bf16*)(to + r / 8 * 256 + r % 8 * 16) = narrow(sum);
     }
-    __syncwarp();
-    u32 f[4];
-    load_matrices(f, &s.inverse[row][column]);
-    out[(3 * (K / 16)) * 32] = make_uint4(f[0], f[2], f[1], f[3]);
-    const float *u = &s.a[r0][c0], *v = &s.a[r0 + 8][c0];
-    out[(3 * (K / 16) + 1) * 32] = make_uint4(pack(u[0], u[1]), pack(u[8], u[9]), pack(v[0], v[1]), pack(v[8], v[9]));
-#pragma unroll
-    for (int kk = 0; kk < K / 16; kk++) {
-        u32 fe[4];
-        load_matrices_transposed(fe, &s.e[row][kk * 16 + column]);
-        float y0[4] = {}, y1[4] = {};
-        mma(y0, f[0], f[1], f[2], f[3], fe[0], fe[1]);
-        mma(y1, f[0], f[1], f[2], f[3], fe[2], fe[3]);
-        out[kk * 32] = make_uint4(pack(-y0[0], -y0[1]), pack(-y1[0], -y1[1]), pack(-y0[2], -y0[3]), pack(-y1[2], -y1[3]));
-    }
-    float* decay = (float*)(record + Record<K>::DECAY) + lane * CH;
-#pragma unroll
-    for (int c = 0; c < CH; c++) decay[c] = last[c];
 }
 
-// Grid: warps for slice * sequences tiles times heads; heads change fastest, so that neighbours read neighbouring rows.
-template <int K> DEVICE void prepare_block(const ChunkParams& p) {
+struct No { static constexpr bool IS = false; };
+struct Yes { static constexpr bool IS = true; };
+
+// A thread has 2 channels of 8 tokens; a warp 64 channels. K threads.
+template <int K, bool GATES> DEVICE void prepare_block(const ChunkParams& p) {
     DYNAMIC_SHARED(memory);
+    PrepareShared<K>& s = *(PrepareShared<K>*)memory;
+    constexpr int HALVES = K / 64, WARPS = 2 * HALVES, TOKENS = TILE / 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int unit = blockIdx.x * PREPARE_WARPS + warp;
-    const int h = unit % p.heads, index = unit / p.heads;
+    // Grid: slice * sequences tiles times heads; heads change fastest, so that neighbours read neighbouring rows.
+    const int h = blockIdx.x % p.heads, index = blockIdx.x / p.heads;
     const int sequence = index / p.slice, n = p.from_tile + index % p.slice;
-    if (sequence >= p.sequences || n >= p.to_tile) return;
+    if (n >= p.to_tile) return;
     const int tile = p.first_tile[sequence] + n;
     if (tile >= p.first_tile[sequence + 1]) return;
-    prepare<K>(p, ((PrepareShared<K>*)memory)[warp], tile, index, h, lane);
+    const Tile at = p.tiles[tile];
+
+    const int half = warp % HALVES, late = warp / HALVES;  // which channels, which tokens
+    const int i = half * 64 + lane * 2, channel = h * K + i, t0 = late * TOKENS;
+    const float rate = GATES ? -exp_(p.a_log[h]) : 0.0f;
+    const float2 bias = GATES ? *(const float2*)(p.dt_bias + channel) : make_float2(0, 0);
+    // Everything a thread needs, in flight at once. What is past the tile's end is loaded from elsewhere and thrown away.
+    u32 q[TOKENS], k[TOKENS], b[TOKENS], f[TOKENS];
+    float2 g[TOKENS];
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        const long row = at.row + (t0 + t < at.len ? t0 + t : 0);
+        q[t] = *(const u32*)(p.q + row * p.q_row + channel);
+        k[t] = *(const u32*)(p.k + row * p.k_row + channel);
+        b[t] = *(const u32*)(p.b + row * p.b_row + channel);
+        if constexpr (GATES) f[t] = *(const u32*)((const bf16*)p.g + row * p.g_row + channel);
+        else g[t] = load_decay<false>(p, row, channel, rate, bias);
+    }
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        if constexpr (GATES) g[t] = decay_of(f[t], rate, bias);
+    }
+    if (at.len < TILE) {
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++)
+            if (t0 + t >= at.len) q[t] = k[t] = b[t] = 0, g[t] = make_float2(0, 0);
+    }
+    if constexpr (GATES) {
+        float sum[TILE];
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            sum[t] = low(q[t]) * low(q[t]) + high(q[t]) * high(q[t]);
+            sum[t + TOKENS] = low(k[t]) * low(k[t]) + high(k[t]) * high(k[t]);
+        }
+        fold<TOKENS>(sum, lane);
+        const float all = sum[0] + __shfl_xor_sync(WARP_ALL, sum[0], 16);
+        if (lane < 16) s.square[half][lane / 8 * TILE + t0 + lane % 8] = all;
+    }
+    if (!late) {
+        float2 G = g[0];
+#pragma unroll
+        for (int t = 1; t < TOKENS; t++) G.x += g[t].x, G.y += g[t].y;
+        *(float2*)&s.total[i] = G;
+    }
+    __syncthreads();
+    if (late) {
+        float2 G = *(const float2*)&s.total[i];
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) G.x += g[t].x, G.y += g[t].y;
+        *(float2*)&s.rest[i] = G;
+        const u32 far = __any_sync(WARP_ALL, G.x < DEEP || G.y < DEEP);
+        if (lane == 0) s.far[half] = far;
+    } else if (threadIdx.x < 32) {
+        float sum = 1.0f;
+        if constexpr (GATES) {
+            sum = 1e-6f;
+#pragma unroll
+            for (int n = 0; n < HALVES; n++) sum += s.square[n][lane];
+            sum = rsqrtf(sum);
+        }
+        s.scale[lane] = sum * (lane < TILE ? p.q_scale : 1.0f);
+    }
+    __syncthreads();
+    bool far = false;
+#pragma unroll
+    for (int n = 0; n < HALVES; n++) far |= s.far[n] != 0;
+
+    const float2 end = *(const float2*)&s.rest[i];
+    const float2 last = make_float2(exp2_(end.x), exp2_(end.y));
+    if (!late) *(float2*)(s.record + Record<K>::DECAY + i * 4) = last;
+    auto write_rows = [&](auto beyond) {
+        float2 G = late ? *(const float2*)&s.total[i] : make_float2(0, 0);
+        u8* rows = s.record + (half * 4 + late) * 1024;
+        u8* kt = s.record + Record<K>::KEYS + (half * 2 + late) * 1024;
+        u8* kp = s.k + (half * 2 + late) * 1024;
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            G.x += g[t].x, G.y += g[t].y;
+            const float rq = s.scale[t0 + t], rk = s.scale[TILE + t0 + t];
+            const float kx = low(k[t]) * rk, ky = high(k[t]) * rk;
+            const float2 e = erase_gates<GATES>(p, b[t]);
+            const float x = exp2_(G.x), y = exp2_(G.y);
+            float dx = exp2_(-G.x), dy = exp2_(-G.y);
+            float ex = last.x * dx, ey = last.y * dy;
+            if constexpr (decltype(beyond)::IS) {
+                if (end.x < DEEP) ex = exp2_(end.x - G.x);
+                if (end.y < DEEP) ey = exp2_(end.y - G.y);
+                if (G.x < DEEP) dx = 0.0f;
+                if (G.y < DEEP) dy = 0.0f;
+            }
+            const int at = t * 128 + (lane * 4 ^ t * 16);
+            *(u32*)(rows + at) = pack(x * e.x * kx, y * e.y * ky);
+            *(u32*)(rows + 2048 + at) = pack(x * low(q[t]) * rq, y * high(q[t]) * rq);
+            *(u32*)(kp + at) = pack(kx * dx, ky * dy);
+            *(u32*)(kt + at) = pack(kx * ex, ky * ey);
+        }
+    };
+    if (far) write_rows(Yes{});
+    else write_rows(No{});
+    __syncthreads();
+
+    // T and q' k'^T, [r, s]: a warp 8 columns of either.
+    const int r0 = lane / 4, c0 = lane % 4 * 2;
+#pragma unroll
+    for (int task = warp; task < 4; task += WARPS) {
+        const int which = task / 2, group = task % 2;
+        float c[2][4] = {};
+#pragma unroll
+        for (int kk = 0; kk < K / 16; kk += 2) {
+            u32 f[4], g[4], fk[4];
+            const int piece = kk % 4 * 2, row = lane % 8, m = lane / 8;
+            const u8* a = s.record + (kk / 4 * 4 + which * 2 + m % 2) * 1024 + row * 128;
+            load_matrices(f, a + ((piece + m / 2) ^ row) * 16);
+            load_matrices(g, a + ((piece + 2 + m / 2) ^ row) * 16);
+            load_matrices(fk, s.k + (kk / 4 * 2 + group) * 1024 + row * 128 + ((piece + m) ^ row) * 16);
+            mma(c[0], f[0], f[1], f[2], f[3], fk[0], fk[1]);
+            mma(c[1], g[0], g[1], g[2], g[3], fk[2], fk[3]);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int r = r0 + 8 * (i / 2), col = group * 8 + c0 + i % 2;
+            const float x = c[0][i] + c[1][i];
+            if (which) s.a[r][col] = col <= r ? x : 0.0f;
+            else s.t[r][col] = col < r ? x : 0.0f;
+        }
+    }
+    __syncthreads();
+    if (far) {
+        if (warp == 0) far_pairs<K, GATES>(p, s, at, h, rate, lane);
+        __syncthreads();
+    }
+    if (warp == 0) {
+        invert<K>(s, lane);
+    } else if (warp == 1) {
+        // Rows of the scores, as pairs.
+        const int row = lane / 2, col = lane % 2 * 8;
+        const float4 x = *(const float4*)&s.a[row][col], y = *(const float4*)&s.a[row][col + 4];
+        *(uint4*)(s.record + Record<K>::SCORES + (row / 8 * 2 + lane % 2) * 128 + row % 8 * 16) =
+            make_uint4(pack(x.x, x.y), pack(x.z, x.w), pack(y.x, y.y), pack(y.z, y.w));
+    }
+    __syncthreads();
+
+    // -Y in the place of e: a warp 32 channels.
+    {
+        u32 f[4];
+        const int m = lane / 8, row = lane % 8;
+        load_matrices(f, s.record + Record<K>::INVERSE + (m % 2 * 2 + m / 2) * 128 + row * 16);
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const int kk = warp * 2 + n, piece = kk % 4 * 2;
+            u8* rows = s.record + kk / 4 * 4096;
+            u32 fe[4];
+            load_matrices_transposed(fe, rows + m % 2 * 1024 + row * 128 + ((piece + m / 2) ^ row) * 16);
+            float y0[4] = {}, y1[4] = {};
+            mma(y0, f[0], f[1], f[2], f[3], fe[0], fe[1]);
+            mma(y1, f[0], f[1], f[2], f[3], fe[2], fe[3]);
+            u8* to = rows + r0 * 128 + c0 * 2;
+            __syncwarp();
+            *(u32*)(to + (piece ^ r0) * 16) = pack(-y0[0], -y0[1]);
+            *(u32*)(to + ((piece + 1) ^ r0) * 16) = pack(-y1[0], -y1[1]);
+            *(u32*)(to + 1024 + (piece ^ r0) * 16) = pack(-y0[2], -y0[3]);
+            *(u32*)(to + 1024 + ((piece + 1) ^ r0) * 16) = pack(-y1[2], -y1[3]);
+        }
+    }
+    copies_see_writes();
+    __syncthreads();
+    if (threadIdx.x == 0) copy_bulk_out(p.records + (u64)(index * p.heads + h) * Record<K>::BYTES, s.record, Record<K>::BYTES);
 }
 
-template <int K, int WARPS, int STAGES> struct ScanShared {
-    u8 record[STAGES][Record<K>::BYTES];
-    bf16 v[STAGES][WARPS][TILE][24], w[STAGES][WARPS][TILE][24];  // rows of 48 bytes: eight of them meet all banks once
+constexpr int SCAN_WARPS = 4;
+
+template <int K, int STAGES> struct ScanShared {
+    // A record and, behind A, 16 rows of zeros; products want multiples of 1,024 bytes.
+    static constexpr int STAGE = (Record<K>::BYTES + 512 + 1023) / 1024 * 1024;
+    u8 record[STAGES][STAGE];
+    bf16 v[STAGES][SCAN_WARPS][TILE][24], w[STAGES][SCAN_WARPS][TILE][24];  // rows of 48 bytes: eight of them meet all banks once
     u64 full[STAGES], empty[STAGES];
 };
 
-// Grid: (value heads * V / (16 * WARPS), sequences). Each warp has 16 of V, all of K.
-template <int K, int WARPS, int STAGES> DEVICE void scan_block(const ChunkParams& p) {
+// Grid: (value heads * V / 64, sequences). A warp has 16 of V, all of K. What it goes through is fetched by a fifth warp where
+// FETCHER, which is faster where a processor has one block, else by all of them, which leaves room for more blocks.
+template <int K, int STAGES, bool FETCHER> DEVICE void scan_block(const ChunkParams& p) {
     DYNAMIC_SHARED(memory);
-    ScanShared<K, WARPS, STAGES>& s = *(ScanShared<K, WARPS, STAGES>*)memory;
+    ScanShared<K, STAGES>& s = *(ScanShared<K, STAGES>*)memory;
+    constexpr int THREADS = 32 * (SCAN_WARPS + FETCHER);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int parts = p.value_dim / (16 * WARPS);
+    const int parts = p.value_dim / 64;
     const int sequence = blockIdx.y, j = blockIdx.x / parts;
     const int h = j / (p.value_heads / p.heads);
-    const int v0 = (blockIdx.x % parts * WARPS + warp) * 16;  // within the head
-    const int begin = p.first_tile[sequence] + p.from_tile;
-    const int tiles = min(p.first_tile[sequence + 1] - begin, p.to_tile - p.from_tile);
+    const int column = j * p.value_dim + blockIdx.x % parts * 64;  // of the block, among all heads
+    const int first = p.first_tile[sequence], all = p.first_tile[sequence + 1] - first;
+    const int tiles = min(all, p.to_tile) - p.from_tile;
     if (tiles <= 0) return;
+    // A sequence's rows follow each other.
+    const Tile ending = p.tiles[first + all - 1];
+    const int begin = p.tiles[first].row + p.from_tile * TILE, end = ending.row + ending.len;
     const u8* records = p.records + ((u64)sequence * p.slice * p.heads + h) * Record<K>::BYTES;
     const u64 stride = (u64)p.heads * Record<K>::BYTES;
 
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) barrier_init(&s.full[i], 1), barrier_init(&s.empty[i], WARPS);
+        for (int i = 0; i < STAGES; i++) barrier_init(&s.full[i], FETCHER ? 33 : 1), barrier_init(&s.empty[i], SCAN_WARPS);
         barrier_init_visible();
     }
+    for (int i = threadIdx.x; i < STAGES * 32; i += THREADS)
+        *(uint4*)(s.record[i / 32] + Record<K>::BYTES + i % 32 * 16) = make_uint4(0, 0, 0, 0);
+    copies_see_writes();
     __syncthreads();
-    // A lane fetches half of a token's 16 values and gates.
+    auto await_room = [&](int i) {
+        if (i >= STAGES) barrier_wait(&s.empty[i % STAGES], (i / STAGES - 1) & 1);
+    };
+    // A record, by one lane; values and gates of 16 columns, a lane half of a token's.
+    auto fetch_record = [&](int i) {
+        const int stage = i % STAGES;
+        barrier_expect(&s.full[stage], Record<K>::BYTES);
+        copy_bulk(s.record[stage], records + i * stride, Record<K>::BYTES, &s.full[stage]);
+    };
+    auto fetch_values = [&](int i, int of, int t, int c) {
+        const int stage = i % STAGES;
+        const bool there = begin + i * TILE + t < end;
+        const long row = begin + i * TILE + (there ? t : 0);
+        const int from = column + of * 16 + c;
+        copy16_async(&s.v[stage][of][t][c], p.v + row * p.v_row + from, there ? 16 : 0);
+        copy16_async(&s.w[stage][of][t][c], p.w + row * p.w_row + from, there ? 16 : 0);
+    };
     auto fetch = [&](int i) {
         if (i < tiles) {
-            const int stage = i % STAGES;
-            if (threadIdx.x == 0) {
-                if (i >= STAGES) barrier_wait(&s.empty[stage], (i / STAGES - 1) & 1);
-                barrier_expect(&s.full[stage], Record<K>::BYTES);
-                copy_bulk(s.record[stage], records + i * stride, Record<K>::BYTES, &s.full[stage]);
-            }
+            if (threadIdx.x == 0) await_room(i), fetch_record(i);
             __syncwarp();
-            const Tile at = p.tiles[begin + i];
-            const int t = lane / 2, half = lane % 2 * 8, there = t < at.len ? 16 : 0;
-            const long row = at.row + (there ? t : 0);
-            const int column = j * p.value_dim + v0 + half;
-            copy16_async(&s.v[stage][warp][t][half], p.v + row * p.v_row + column, there);
-            copy16_async(&s.w[stage][warp][t][half], p.w + row * p.w_row + column, there);
+            fetch_values(i, warp, lane / 2, lane % 2 * 8);
         }
         copies_commit();
     };
+    if constexpr (FETCHER) {
+        if (warp == SCAN_WARPS) {
+            for (int i = 0; i < tiles; i++) {
+                await_room(i);
+                if (lane == 0) fetch_record(i);
+                __syncwarp();
 #pragma unroll
-    for (int i = 0; i < STAGES - 1; i++) fetch(i);
+                for (int n = 0; n < 4; n++) fetch_values(i, lane % 8 / 2, n * 4 + lane / 8, lane % 2 * 8);
+                copies_arrive(&s.full[i % STAGES]);
+            }
+            copies_commit();
+            copies_wait<0>();
+            return;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; i++) fetch(i);
+    }
 
     // S^T: block n has channels 8n.. of K; rows lane/4 and lane/4 + 8 of V.
     float x[K / 8][4];
-    u32 xa[K / 16][4];
-    float* state = p.states[sequence] + p.at + (u64)j * K * p.value_dim + v0 + lane / 4;
+    float* state = in_global(p.states[sequence]) + p.at + (u64)j * K * p.value_dim + blockIdx.x % parts * 64 + warp * 16 + lane / 4;
 #pragma unroll
     for (int n = 0; n < K / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) x[n][i] = state[(n * 8 + lane % 4 * 2 + i % 2) * p.value_dim + 8 * (i / 2)];
 
-    for (int i = 0; i < tiles; i++) {
+    // z^T as an A operand [V 16, tokens 16].
+    u32 z[4];
+    auto load_z = [&](int i) {
         const int stage = i % STAGES;
-        const Tile at = p.tiles[begin + i];
-        copies_wait<STAGES - 2>();
-        __syncwarp();
-        // z^T as an A operand [V 16, tokens 16].
-        u32 fv[4], fw[4], z[4];
+        u32 fv[4], fw[4];
         const int row = lane % 8 + 8 * (lane / 16), column = 8 * (lane / 8 % 2);
         load_matrices_transposed(fv, &s.v[stage][warp][row][column]);
         load_matrices_transposed(fw, &s.w[stage][warp][row][column]);
+        if (p.gates) {
 #pragma unroll
-        for (int r = 0; r < 4; r++)
-            z[r] = p.gates ? pack(low(fv[r]) * sigmoid(low(fw[r])), high(fv[r]) * sigmoid(high(fw[r])))
-                           : pack(low(fv[r]) * low(fw[r]), high(fv[r]) * high(fw[r]));
+            for (int r = 0; r < 4; r++) z[r] = pack(low(fv[r]) * sigmoid(low(fw[r])), high(fv[r]) * sigmoid(high(fw[r])));
+        } else {
+#pragma unroll
+            for (int r = 0; r < 4; r++) z[r] = pack(low(fv[r]) * low(fw[r]), high(fv[r]) * high(fw[r]));
+        }
+    };
+    // O of a tile as words: two tokens of the lane's two rows of V.
+    u32 o[4];
+    auto store = [&](int i) {
+        bf16* out = p.out + (long)(begin + i * TILE) * p.out_row + column + warp * 16 + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const u32 a = transpose8(o[2 * n]), b = transpose8(o[2 * n + 1]);
+            const int t = n * 8 + lane / 4;
+            if (begin + i * TILE + t < end) {
+                *(u32*)(out + (long)t * p.out_row) = a;
+                *(u32*)(out + (long)t * p.out_row + 8) = b;
+            }
+        }
+    };
+    // exp(G_16) of the lane's channels.
+    float2 decay[K / 8];
+    auto load_decay = [&](int i) {
+        barrier_wait(&s.full[i % STAGES], (i / STAGES) & 1);
+        const float2* from = (const float2*)(s.record[i % STAGES] + Record<K>::DECAY) + lane % 4;
+#pragma unroll
+        for (int n = 0; n < K / 8; n++) decay[n] = from[n * 4];
+    };
+    if constexpr (FETCHER) {
+        barrier_wait(&s.full[0], 0);
+    } else {
+        copies_wait<STAGES - 2>();
+        __syncwarp();
+    }
+    load_z(0);
+    load_decay(0);
+
+    for (int i = 0; i < tiles; i++) {
+        const int stage = i % STAGES;
+        const u8* record = s.record[stage];
+        // S^T as an A operand; then S^T Diag(exp G_16).
+        u32 xa[K / 16][4];
 #pragma unroll
         for (int n = 0; n < K / 16; n++) {
             xa[n][0] = pack(x[2 * n][0], x[2 * n][1]);
@@ -337,76 +446,71 @@ template <int K, int WARPS, int STAGES> DEVICE void scan_block(const ChunkParams
             xa[n][2] = pack(x[2 * n + 1][0], x[2 * n + 1][1]);
             xa[n][3] = pack(x[2 * n + 1][2], x[2 * n + 1][3]);
         }
-        barrier_wait(&s.full[stage], (i / STAGES) & 1);
-        const uint4* record = (const uint4*)s.record[stage] + lane;
-        // R^T [V 16, tokens 8 + 8] = z^T A^T - S^T Y^T, in two chains.
-        float r[2][4] = {}, rr[2][4] = {}, o[2][4] = {};
-        {
-            const uint4 f = record[3 * (K / 16) * 32];
-            mma(r[0], z[0], z[1], z[2], z[3], f.x, f.y);
-            mma(r[1], z[0], z[1], z[2], z[3], f.z, f.w);
-        }
 #pragma unroll
-        for (int n = 0; n < K / 16; n += 2) {
-            const uint4 f = record[n * 32], g = record[(n + 1) * 32];
-            mma(r[0], xa[n][0], xa[n][1], xa[n][2], xa[n][3], f.x, f.y);
-            mma(r[1], xa[n][0], xa[n][1], xa[n][2], xa[n][3], f.z, f.w);
-            mma(rr[0], xa[n + 1][0], xa[n + 1][1], xa[n + 1][2], xa[n + 1][3], g.x, g.y);
-            mma(rr[1], xa[n + 1][0], xa[n + 1][1], xa[n + 1][2], xa[n + 1][3], g.z, g.w);
-        }
+        for (int n = 0; n < K / 8; n++)
+            x[n][0] *= decay[n].x, x[n][1] *= decay[n].y, x[n][2] *= decay[n].x, x[n][3] *= decay[n].y;
+        group_hold(x);
+        // [R^T, O^T] [V 16, tokens 16 + 16] = z^T [A^T, 0] + S^T [-Y^T, q'^T]
+        float ro[4][4];
+        group_begin();
+        group_pieces<4, 0>(ro, z, record + Record<K>::INVERSE);
 #pragma unroll
-        for (int n = 0; n < K / 16; n++) {
-            const uint4 f = record[(K / 16 + n) * 32];
-            mma(o[0], xa[n][0], xa[n][1], xa[n][2], xa[n][3], f.x, f.y);
-            mma(o[1], xa[n][0], xa[n][1], xa[n][2], xa[n][3], f.z, f.w);
+        for (int n = 0; n < K / 16; n++) group_rows<4>(ro, xa[n], record, n);
+        group_commit();
+        // Beside them: the last tile's output, the next one's z, more records.
+        u32 z_now[4] = {z[0], z[1], z[2], z[3]};
+        if (i > 0) store(i - 1);
+        if constexpr (FETCHER) {
+            if (i + 1 < tiles) {
+                barrier_wait(&s.full[(i + 1) % STAGES], ((i + 1) / STAGES) & 1);
+                load_z(i + 1);
+            }
+        } else {
+            copies_wait<STAGES - 3>();
+            __syncwarp();
+            if (i + 1 < tiles) load_z(i + 1);
+            fetch(i + STAGES - 1);
         }
-        const u32 ra[4] = {pack(r[0][0] + rr[0][0], r[0][1] + rr[0][1]), pack(r[0][2] + rr[0][2], r[0][3] + rr[0][3]),
-                           pack(r[1][0] + rr[1][0], r[1][1] + rr[1][1]), pack(r[1][2] + rr[1][2], r[1][3] + rr[1][3])};
-        // S^T <- S^T Diag(exp G_16) + R^T k~
-        const float2* decay = (const float2*)(s.record[stage] + Record<K>::DECAY) + lane % 4;
+        group_wait<0>();
+        group_hold(ro);
+        group_keep(z_now);
 #pragma unroll
-        for (int n = 0; n < K / 8; n++) {
-            const float2 d = decay[n * 4];
-            x[n][0] *= d.x, x[n][1] *= d.y, x[n][2] *= d.x, x[n][3] *= d.y;
-        }
+        for (int n = 0; n < K / 16; n++) group_keep(xa[n]);
+
+        // O^T += R^T scores^T, S^T += R^T k~
+        u32 r[4] = {pack(ro[0][0], ro[0][1]), pack(ro[0][2], ro[0][3]), pack(ro[1][0], ro[1][1]), pack(ro[1][2], ro[1][3])};
+        float oo[2][4];
 #pragma unroll
-        for (int n = 0; n < K / 16; n++) {
-            const uint4 f = record[(2 * (K / 16) + n) * 32];
-            mma(x[2 * n], ra[0], ra[1], ra[2], ra[3], f.x, f.y);
-            mma(x[2 * n + 1], ra[0], ra[1], ra[2], ra[3], f.z, f.w);
-        }
-        {
-            const uint4 f = record[(3 * (K / 16) + 1) * 32];
-            mma(o[0], ra[0], ra[1], ra[2], ra[3], f.x, f.y);
-            mma(o[1], ra[0], ra[1], ra[2], ra[3], f.z, f.w);
-        }
+        for (int n = 0; n < 4; n++) oo[0][n] = ro[2][n], oo[1][n] = ro[3][n];
+        group_hold(oo);
+        group_begin();
+        group_pieces<2, 1>(oo, r, record + Record<K>::SCORES);
+        group_outer<K>(x, r, record + Record<K>::KEYS);
+        group_commit();
+        if (i + 1 < tiles) load_decay(i + 1);
+        group_wait<0>();
+        group_hold(x);
+        group_hold(oo);
+        group_keep(r);
+        o[0] = pack(oo[0][0], oo[0][1]), o[1] = pack(oo[0][2], oo[0][3]);
+        o[2] = pack(oo[1][0], oo[1][1]), o[3] = pack(oo[1][2], oo[1][3]);
         __syncwarp();
         if (lane == 0) barrier_arrive(&s.empty[stage]);
-        bf16* out = p.out + (long)at.row * p.out_row + j * p.value_dim + v0 + lane % 4 * 2;
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            const u32 a = transpose8(pack(o[n][0], o[n][1])), b = transpose8(pack(o[n][2], o[n][3]));
-            const int t = n * 8 + lane / 4;
-            if (t < at.len) {
-                *(u32*)(out + (long)t * p.out_row) = a;
-                *(u32*)(out + (long)t * p.out_row + 8) = b;
-            }
-        }
-        fetch(i + STAGES - 1);
     }
+    store(tiles - 1);
 #pragma unroll
     for (int n = 0; n < K / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) state[(n * 8 + lane % 4 * 2 + i % 2) * p.value_dim + 8 * (i / 2)] = x[n][i];
 }
 
+constexpr int SCAN_STAGES = 4;
 #define PREPARE(K) \
-    KERNEL(32 * PREPARE_WARPS, gdn2_prepare_k##K, ChunkParams) { prepare_block<K>(p); }
-#define SCAN(K, WARPS, STAGES) \
-    KERNEL(32 * WARPS, gdn2_scan_k##K##_w##WARPS, ChunkParams) { scan_block<K, WARPS, STAGES>(p); }
+    KERNEL(K, gdn2_prepare_k##K, ChunkParams) { p.gates ? prepare_block<K, true>(p) : prepare_block<K, false>(p); }
+#define SCAN(K) \
+    KERNEL(32 * SCAN_WARPS + 32, gdn2_scan_k##K, ChunkParams) { scan_block<K, SCAN_STAGES, true>(p); } \
+    KERNEL_OF(32 * SCAN_WARPS, 3, gdn2_scan_many_k##K, ChunkParams) { scan_block<K, SCAN_STAGES, false>(p); }
 PREPARE(64)
 PREPARE(128)
-SCAN(64, 2, 4)
-SCAN(64, 4, 4)
-SCAN(128, 2, 4)
-SCAN(128, 4, 4)
+SCAN(64)
+SCAN(128)

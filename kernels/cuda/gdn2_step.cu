@@ -34,7 +34,7 @@ template <int K, int V> DEVICE void step_block(const StepParams& p) {
     const int h = blockIdx.x, sequence = blockIdx.y, group = p.value_heads / p.heads;
     const int i = threadIdx.x, warp = i / 32, lane = i % 32;
     const int first = i / LANES, column = i % LANES * 4;
-    float* base = p.states[sequence] + p.at;
+    float* base = in_global(p.states[sequence]) + p.at;
     const long key_width = (long)p.heads * K, value_width = (long)p.value_heads * V;
     float* carried_q = base + value_width * K;
     float* carried_k = carried_q + 3 * key_width;
@@ -48,13 +48,14 @@ template <int K, int V> DEVICE void step_block(const StepParams& p) {
         for (int r = 0; r < HELD; r++) x[r] = *(const float4*)(state + (first + r * ROWS) * V);
     };
     fetch(h * group);
+    after_others();
 
     float qq = 0.0f, kk = 0.0f;
     if (i < K) {
         const int c = h * K + i;
         qq = convolve(carried_q, key_width, c, widen(p.q[(long)sequence * p.q_row + c]), p.q_taps);
         kk = convolve(carried_k, key_width, c, widen(p.k[(long)sequence * p.k_row + c]), p.k_taps);
-        s.decay[i] = exp_(-exp_(p.a_log[h]) * softplus(widen(p.f[(long)sequence * p.f_row + c]) + p.dt_bias[c]));
+        s.decay[i] = exp2_(-exp_(p.a_log[h]) * softplus2(widen(p.f[(long)sequence * p.f_row + c]) + p.dt_bias[c]));
         s.erase[i] = p.b_scale * sigmoid(widen(p.b[(long)sequence * p.b_row + c]));
     }
     {

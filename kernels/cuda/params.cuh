@@ -119,7 +119,7 @@ struct ConvParams {
 };
 static_assert(sizeof(ConvParams) == 7 * 8 + 4 * 4, "params.rs has the same");
 
-// Bytes of a tile's record: see gdn2_chunk.cu.
+// Where the parts of a tile's record lie, in bytes: see gdn2_chunk.cu.
 template <int K> struct Record {
-    static constexpr int BYTES = 100 * K + 1024, DECAY = 96 * K + 1024;
+    static constexpr int KEYS = 64 * K, DECAY = 96 * K, SCORES = 100 * K, INVERSE = 100 * K + 512, BYTES = 100 * K + 1024;
 };

@@ -8,9 +8,12 @@
 #include "emulate.h"
 #else
 #define DEVICE static __device__ __forceinline__
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) u8 name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) u8 name[]
 #define KERNEL(THREADS, NAME, PARAMS) \
     extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p)
+// So many blocks of it a processor, at least.
+#define KERNEL_OF(THREADS, BLOCKS, NAME, PARAMS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ PARAMS p)
 
 // Two floats -> two bf16, rounded to nearest even; `lo` in the lower half.
 DEVICE u32 pack(float lo, float hi) {
@@ -21,6 +24,29 @@ DEVICE u32 pack(float lo, float hi) {
 DEVICE float exp2_(float x) {
     float r;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+DEVICE float log2_(float x) {
+    float r;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+DEVICE float reciprocal(float x) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+// Waits for the kernel before this one, which may run still; then the next one may begin.
+DEVICE void after_others() { asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory"); }
+// A pointer that was loaded: the compiler does not see where to.
+template <class T> DEVICE T* in_global(T* p) {
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
+// 16 bytes that are read once and do not change.
+DEVICE uint4 load_once(const void* p) {
+    uint4 r;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(p));
     return r;
 }
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -70,12 +96,120 @@ DEVICE void barrier_wait(u64* b, u32 parity) {
         "r"(parity)
         : "memory");
 }
+// The thread's copies so far arrive on the barrier when they are there: one of the arrivals that it was made for.
+DEVICE void copies_arrive(u64* b) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b)) : "memory");
+}
 DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),
                  "l"(from), "r"(bytes), "r"(shared_address(b))
                  : "memory");
 }
+// What the block wrote to shared memory is seen by bulk copies and products of a warpgroup, after a barrier.
+DEVICE void copies_see_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Waits until `from` may be used again.
+DEVICE void copy_bulk_out(void* to, const void* from, u32 bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::"l"(to),
+                 "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// c [64, 8 BLOCKS] (+)= a [64, 16] b, by a warpgroup, of which each warp has 16 rows: fragments as those of mma. `b` describes a matrix
+// in shared memory: address, distances and swizzle as in the PTX manual, "Matrix descriptor". It is asynchronous: see group_wait.
+template <int BLOCKS, int ADD, int TRANSPOSED> DEVICE void group_mma(float (&c)[BLOCKS][4], const u32 (&a)[4], u64 b) {
+    static_assert(TRANSPOSED ? BLOCKS == 8 || BLOCKS == 16 : BLOCKS == 2 || BLOCKS == 4, "");
+    if constexpr (BLOCKS == 2) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7}, {%8,%9,%10,%11}, %12, p, 1, 1, 0;\n}\n"
+        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+    } else if constexpr (BLOCKS == 4) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16,%17,%18,%19}, %20, p, 1, 1, 0;\n}\n"
+        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+    } else if constexpr (BLOCKS == 8) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}\n"
+        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+    } else {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]), "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]), "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]), "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+    }
+}
+DEVICE u64 matrix_at(const u8* p, u32 leading, u32 stride, u64 swizzle) {
+    return (u64)(shared_address(p) >> 4 & 0x3fff) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | swizzle << 62;
+}
+template <int BLOCKS> DEVICE void group_rows(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* rows, int n) {
+    group_mma<BLOCKS, 1, 0>(c, a, matrix_at(rows + n / 4 * BLOCKS * 1024 + n % 4 * 32, 16, 1024, 1));
+}
+template <int BLOCKS, int ADD> DEVICE void group_pieces(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* pieces) {
+    group_mma<BLOCKS, ADD, 0>(c, a, matrix_at(pieces, 128, 256, 0));
+}
+template <int K> DEVICE void group_outer(float (&c)[K / 8][4], const u32 (&a)[4], const u8* keys) {
+    group_mma<K / 8, 1, 1>(c, a, matrix_at(keys, 2048, 1024, 1));
+}
+// What was written to registers before is what the products see.
+DEVICE void group_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> DEVICE void group_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// Accumulators change, and operands must stay, until they were waited for: the compiler sees neither.
+template <int BLOCKS> DEVICE void group_hold(float (&c)[BLOCKS][4]) {
+#pragma unroll
+    for (int i = 0; i < BLOCKS; i++) asm volatile("" : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])::"memory");
+}
+DEVICE void group_keep(u32 (&a)[4]) { asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory"); }
+#endif
+#endif
+
+#ifndef __CUDA_ARCH_FEAT_SM90_ALL
+// The same, each warp for itself, where there are no products of a warpgroup.
+template <int BLOCKS> DEVICE void group_rows(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* rows, int n) {
+    const int lane = threadIdx.x % 32, row = lane % 8, piece = n % 4 * 2 + lane / 8 % 2;
+#pragma unroll
+    for (int i = 0; i < BLOCKS; i += 2) {
+        u32 f[4];
+        load_matrices(f, rows + (n / 4 * BLOCKS + i + lane / 16) * 1024 + row * 128 + (piece ^ row) * 16);
+        mma(c[i], a[0], a[1], a[2], a[3], f[0], f[1]);
+        mma(c[i + 1], a[0], a[1], a[2], a[3], f[2], f[3]);
+    }
+}
+template <int BLOCKS, int ADD> DEVICE void group_pieces(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* pieces) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < BLOCKS; i += 2) {
+        u32 f[4];
+        load_matrices(f, pieces + i * 256 + lane / 8 * 128 + lane % 8 * 16);
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            if (!ADD) c[i][n] = c[i + 1][n] = 0.0f;
+        mma(c[i], a[0], a[1], a[2], a[3], f[0], f[1]);
+        mma(c[i + 1], a[0], a[1], a[2], a[3], f[2], f[3]);
+    }
+}
+template <int K> DEVICE void group_outer(float (&c)[K / 8][4], const u32 (&a)[4], const u8* keys) {
+    const int lane = threadIdx.x % 32, row = lane % 8;
+#pragma unroll
+    for (int i = 0; i < K / 8; i += 2) {
+        u32 f[4];
+        load_matrices_transposed(f, keys + (i / 8 * 2 + lane / 8 % 2) * 1024 + row * 128 + ((i % 8 + lane / 16) ^ row) * 16);
+        mma(c[i], a[0], a[1], a[2], a[3], f[0], f[1]);
+        mma(c[i + 1], a[0], a[1], a[2], a[3], f[2], f[3]);
+    }
+}
+DEVICE void group_begin() {}
+DEVICE void group_commit() {}
+template <int N> DEVICE void group_wait() {}
+template <int BLOCKS> DEVICE void group_hold(float (&)[BLOCKS][4]) {}
+DEVICE void group_keep(u32 (&)[4]) {}
 #endif
 
 DEVICE float low(u32 x) { return __uint_as_float(x << 16); }
@@ -83,14 +217,14 @@ DEVICE float high(u32 x) { return __uint_as_float(x & 0xffff0000u); }
 DEVICE float widen(bf16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE bf16 narrow(float x) { return (bf16)pack(x, 0.0f); }
 
-DEVICE float exp_(float x) { return exp2_(x * 1.44269504088896341f); }
-DEVICE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + exp_(-x)); }
-DEVICE float silu(float x) { return __fdividef(x, 1.0f + exp_(-x)); }
-// ln(1 + e^x). Below e^-7 the series, where 1 + e would round most of e away.
-DEVICE float softplus(float x) {
-    float e = exp_(-fabsf(x));
-    float l = e < 1e-3f ? e * (1.0f - e * (0.5f - e * 0.333333333f)) : __logf(1.0f + e);
-    return fmaxf(x, 0.0f) + l;
+constexpr float LOG2E = 1.44269504088896341f;
+DEVICE float exp_(float x) { return exp2_(x * LOG2E); }
+DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp_(-x)); }
+DEVICE float silu(float x) { return x * sigmoid(x); }
+// log2(1 + e^x). Below e^-7 the series, where 1 + e would round most of e away.
+DEVICE float softplus2(float x) {
+    const float y = x * LOG2E, e = exp2_(-fabsf(y));
+    return fmaxf(y, 0.0f) + (e < 1e-3f ? e * (LOG2E - e * (0.5f * LOG2E - e * (LOG2E / 3))) : log2_(1.0f + e));
 }
 DEVICE float warp_sum(float x) {
 #pragma unroll

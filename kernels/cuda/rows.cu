@@ -17,64 +17,99 @@ DEVICE float block_sum(float x, float* shared) {
 
 // x [M, D] = table [ids [M], D]. A block a row.
 KERNEL(ROW_THREADS, embed, RowParams) {
+    after_others();
     const long row = blockIdx.x;
     const bf16* from = p.x + (long)p.ids[row] * p.d;
     float* to = p.residual + row * p.d;
     for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) to[i] = widen(from[i]);
 }
 
-// out [M, D] = residual [M or those of `ids`, D] / rms * weight [D]. A block a row.
+// out [M, D] = residual [M or those of `ids`, D] / rms * weight [D]. A block a row; four elements a thread at a time where rows allow.
 KERNEL(ROW_THREADS, rms_norm, RowParams) {
     DYNAMIC_SHARED(scratch);
     const long row = blockIdx.x;
+    constexpr int HELD = 4;  // up to 4,096 elements stay in registers
+    after_others();
     const float* x = p.residual + (p.ids ? (long)p.ids[row] : row) * p.d;
+    const float4* x4 = (const float4*)x;
+    const int fours = p.d % 4 ? 0 : p.d / 4;
+    float4 held[HELD];
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) sum += x[i] * x[i];
+#pragma unroll
+    for (int n = 0; n < HELD; n++) {
+        const int i = threadIdx.x + n * ROW_THREADS;
+        held[n] = i < fours ? x4[i] : make_float4(0, 0, 0, 0);
+        sum += held[n].x * held[n].x + held[n].y * held[n].y + held[n].z * held[n].z + held[n].w * held[n].w;
+    }
+    const int rest = min(fours, HELD * ROW_THREADS) * 4 + threadIdx.x;
+    for (int i = rest; i < p.d; i += ROW_THREADS) sum += x[i] * x[i];
     const float scale = rsqrtf(block_sum(sum, (float*)scratch) / p.d + p.eps);
-    for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) p.out[row * p.out_row + i] = narrow(x[i] * scale * p.weight[i]);
+    bf16* out = p.out + row * p.out_row;
+#pragma unroll
+    for (int n = 0; n < HELD; n++) {
+        const int i = threadIdx.x + n * ROW_THREADS;
+        if (i < fours) {
+            const float4 w = ((const float4*)p.weight)[i], y = held[n];
+            *(uint2*)(out + 4 * i) = make_uint2(pack(y.x * scale * w.x, y.y * scale * w.y), pack(y.z * scale * w.z, y.w * scale * w.w));
+        }
+    }
+    for (int i = rest; i < p.d; i += ROW_THREADS) out[i] = narrow(x[i] * scale * p.weight[i]);
 }
 
-// out [M, D] = silu(x [M, 0..D]) * x [M, D..2D]. A thread two elements; grid (D / 512, M).
+DEVICE u32 swiglu_pair(u32 gate, u32 up) { return pack(silu(low(gate)) * low(up), silu(high(gate)) * high(up)); }
+
+// out [M, D] = silu(x [M, 0..D]) * x [M, D..2D]. A thread eight elements, or two where D is no multiple of 8; grid (D / (256 * them), M).
 KERNEL(ROW_THREADS, swiglu, RowParams) {
+    after_others();
     const long row = blockIdx.y;
-    const int i = (blockIdx.x * ROW_THREADS + threadIdx.x) * 2;
-    if (i >= p.d) return;
-    const u32 gate = *(const u32*)(p.x + row * p.x_row + i), up = *(const u32*)(p.x + row * p.x_row + p.d + i);
-    *(u32*)(p.out + row * p.out_row + i) = pack(silu(low(gate)) * low(up), silu(high(gate)) * high(up));
+    const int thread = blockIdx.x * ROW_THREADS + threadIdx.x;
+    const bf16* x = p.x + row * p.x_row;
+    bf16* out = p.out + row * p.out_row;
+    if (p.d % 8 == 0) {
+        const int i = thread * 8;
+        if (i >= p.d) return;
+        const uint4 g = *(const uint4*)(x + i), u = *(const uint4*)(x + p.d + i);
+        *(uint4*)(out + i) = make_uint4(swiglu_pair(g.x, u.x), swiglu_pair(g.y, u.y), swiglu_pair(g.z, u.z), swiglu_pair(g.w, u.w));
+    } else {
+        const int i = thread * 2;
+        if (i >= p.d) return;
+        *(u32*)(out + i) = swiglu_pair(*(const u32*)(x + i), *(const u32*)(x + p.d + i));
+    }
 }
 
 // The mixer's output of M rows and HV heads: out = x / rms over V * weight [V] * gate(gate + bias [HV, V]), where V = d. A warp a
 // head, 2 or 4 elements a lane.
 KERNEL(ROW_THREADS, gated_norm, GatedNormParams) {
+    after_others();
     const long unit = (long)blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32;
     const long row = unit / p.heads;
     const int head = unit % p.heads, lane = threadIdx.x % 32;
     if (row >= p.m) return;
-    float x[4];
-    float sum = 0.0f;
-    const int each = p.d / 64;  // words a lane: 1 or 2
+    // Words of a lane, of x, gate and out: two where V is 128, else one.
+    const int each = p.d / 64, c = lane * 2 * each;
+    auto words = [&](const bf16* from) {
+        if (each == 2) return *(const uint2*)(from + c);
+        return make_uint2(*(const u32*)(from + c), 0);
+    };
+    const uint2 in = words(p.x + row * p.x_row + head * p.d), gate = words(p.gate + row * p.gate_row + head * p.d);
+    const float x[4] = {low(in.x), high(in.x), low(in.y), high(in.y)}, g[4] = {low(gate.x), high(gate.x), low(gate.y), high(gate.y)};
+    const float sum = warp_sum(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3]);
+    const float scale = rsqrtf(sum / p.d + p.eps);
+    float y[4];
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const u32 u = i < each ? *(const u32*)(p.x + row * p.x_row + head * p.d + (i * 32 + lane) * 2) : 0;
-        x[2 * i] = low(u), x[2 * i + 1] = high(u);
-        sum += x[2 * i] * x[2 * i] + x[2 * i + 1] * x[2 * i + 1];
+    for (int i = 0; i < 4; i++) {
+        const int at = i < 2 * each ? c + i : c;
+        const float a = g[i] + p.bias[head * p.d + at];
+        y[i] = x[i] * scale * p.weight[at] * (p.silu ? silu(a) : sigmoid(a));
     }
-    const float scale = rsqrtf(warp_sum(sum) / p.d + p.eps);
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        if (i < each) {
-            const int c = (i * 32 + lane) * 2;
-            const u32 u = *(const u32*)(p.gate + row * p.gate_row + head * p.d + c);
-            const float a = low(u) + p.bias[head * p.d + c], b = high(u) + p.bias[head * p.d + c + 1];
-            const float y = x[2 * i] * scale * p.weight[c] * (p.silu ? silu(a) : sigmoid(a));
-            const float z = x[2 * i + 1] * scale * p.weight[c + 1] * (p.silu ? silu(b) : sigmoid(b));
-            *(u32*)(p.out + row * p.out_row + head * p.d + c) = pack(y, z);
-        }
+    bf16* out = p.out + row * p.out_row + head * p.d + c;
+    if (each == 2) *(uint2*)out = make_uint2(pack(y[0], y[1]), pack(y[2], y[3]));
+    else *(u32*)out = pack(y[0], y[1]);
 }
 
 // The three carried inputs of channel d: the first of them, and how far it is to the next.
 DEVICE float* carried(const ConvParams& p, int sequence, int d, long& step) {
-    float* base = p.states[sequence] + p.at;
+    float* base = in_global(p.states[sequence]) + p.at;
     const int part = d < p.key_width ? 0 : d < 2 * p.key_width ? 1 : 2;
     step = part < 2 ? p.key_width : p.value_width;
     return base + 3l * part * p.key_width + (d - part * p.key_width);
@@ -135,6 +170,7 @@ KERNEL(ROW_THREADS, conv_carry, ConvParams) {
 // The largest of each row of logits [M, D] (f32), in order, the lowest id first among equals: ids [M, N] and their logits, where
 // N is `out_row`. A block a row; each of N passes takes the largest below the last.
 KERNEL(ROW_THREADS, top, RowParams) {
+    after_others();
     DYNAMIC_SHARED(scratch);
     u64* best = (u64*)scratch;
     const float* x = p.residual + (long)blockIdx.x * p.d;

@@ -439,6 +439,29 @@ fn rows_are_what_the_cpu_makes_of_them() {
     }
 }
 
+/// What is fetched is what was there when it was asked for, whatever is queued later; what is sent is what was sent.
+#[test]
+fn copies_run_beside_the_work() {
+    let mut r = Random::fresh("copies");
+    for gpu in devices("copies_run_beside_the_work") {
+        let n = if is_emulated(&gpu) { 1000 } else { 18 << 18 };
+        let data = r.vec(n, -1.0, 1.0);
+        for _ in 0..3 {
+            let there = Arc::new(gpu.send(&gpu.host(&data).unwrap()).unwrap());
+            let (arrival, unread) = (there.fetch().unwrap(), there.fetch().unwrap());
+            let other = there.duplicate().unwrap();
+            other.zero().unwrap();
+            drop((there, unread));
+            // Memory that was given back is taken again before the copy was waited for.
+            let again = poisoned(&gpu, 4 * n);
+            assert_same("fetched", arrival.wait().unwrap().as_slice::<f32>(), &data);
+            assert!(other.to_vec::<f32>().unwrap().iter().all(|&x| x == 0.0) && again.to_vec::<f32>().unwrap()[0].is_nan());
+        }
+        let nothing = Arc::new(gpu.send(&gpu.host::<f32>(&[]).unwrap()).unwrap());
+        assert!(nothing.fetch().unwrap().wait().unwrap().as_slice::<f32>().is_empty());
+    }
+}
+
 #[test]
 fn wrong_lengths_are_refused_before_anything_runs() {
     for gpu in devices("wrong_lengths_are_refused_before_anything_runs") {

@@ -39,6 +39,14 @@ pub(super) trait Driver: Send + Sync {
     fn download(&self, from: u64, to: &mut [u8]) -> Result<(), CudaError>;
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError>;
     fn zero(&self, at: u64, bytes: usize) -> Result<(), CudaError>;
+    /// Pinned memory of the host.
+    fn host_allocate(&self, bytes: usize) -> Result<u64, CudaError>;
+    fn host_free(&self, at: u64, bytes: usize);
+    /// Copies to pinned memory, after what is queued and beside what will be. The handle is for `arrived`, once.
+    fn fetch(&self, from: u64, to: u64, bytes: usize) -> Result<u64, CudaError>;
+    fn arrived(&self, copy: u64) -> Result<(), CudaError>;
+    /// Memory with what is in pinned memory, copied beside what is queued; returns when it is.
+    fn send(&self, from: u64, bytes: usize) -> Result<u64, CudaError>;
     /// `params` are the bytes of the kernel's one parameter.
     fn launch(&self, kernel: &'static str, grid: [usize; 2], params: &[u8], stream: Stream) -> Result<(), CudaError>;
     /// What is queued on `then` from now on waits for what is queued on `first`.
@@ -65,6 +73,14 @@ impl Buffer {
     pub(super) fn new(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Self, CudaError> {
         let at = if bytes == 0 { 0 } else { driver.allocate(bytes)? };
         Ok(Self { driver: driver.clone(), at, bytes })
+    }
+
+    pub(super) fn at(driver: &Arc<dyn Driver>, at: u64, bytes: usize) -> Self {
+        Self { driver: driver.clone(), at, bytes }
+    }
+
+    pub(super) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
     }
 
     /// Its size.

@@ -13,20 +13,26 @@ pub(super) struct Kernel {
     pub(super) name: &'static str,
     pub(super) threads: u32,
     pub(super) shared_bytes: u32,
+    /// May begin while the kernel before it runs, for which it waits itself (`after_others` in ptx.cuh).
+    pub(super) early: bool,
 }
 
 const fn kernel(name: &'static str, threads: u32, shared_bytes: u32) -> Kernel {
-    Kernel { name, threads, shared_bytes }
+    Kernel { name, threads, shared_bytes, early: false }
 }
 
-/// `PrepareShared<K>` of four warps.
+const fn early(name: &'static str, threads: u32, shared_bytes: u32) -> Kernel {
+    Kernel { name, threads, shared_bytes, early: true }
+}
+
+/// `PrepareShared<K>`.
 const fn prepare(k: u32) -> u32 {
-    4 * (4 * 16 * (k + 8) * 2 + 2 * 16 * 20 * 4 + 16 * 24 * 2 + 32 * 4)
+    100 * k + 1024 + 32 * k + 2 * 16 * 20 * 4 + k / 64 * 128 + 2 * k * 4 + 128 + k / 32 * 4
 }
 
-/// `ScanShared<K, warps, stages>`.
-const fn scan(k: u32, warps: u32, stages: u32) -> u32 {
-    stages * (100 * k + 1024 + 2 * warps * 16 * 24 * 2 + 16)
+/// `ScanShared<K, 4>`.
+const fn scan(k: u32) -> u32 {
+    4 * ((100 * k + 1536).next_multiple_of(1024) + 2 * 4 * 16 * 24 * 2 + 16)
 }
 
 /// `StepShared<K, V>`.
@@ -35,27 +41,27 @@ const fn step(k: u32, v: u32) -> u32 {
 }
 
 pub(super) static KERNELS: &[Kernel] = &[
-    kernel("gdn2_prepare_k64", 128, prepare(64)),
+    kernel("gdn2_prepare_k64", 64, prepare(64)),
     kernel("gdn2_prepare_k128", 128, prepare(128)),
-    kernel("gdn2_scan_k64_w2", 64, scan(64, 2, 4)),
-    kernel("gdn2_scan_k64_w4", 128, scan(64, 4, 4)),
-    kernel("gdn2_scan_k128_w2", 64, scan(128, 2, 4)),
-    kernel("gdn2_scan_k128_w4", 128, scan(128, 4, 4)),
-    kernel("gdn2_step_k64_v64", 256, step(64, 64)),
-    kernel("gdn2_step_k64_v128", 256, step(64, 128)),
-    kernel("gdn2_step_k128_v64", 256, step(128, 64)),
-    kernel("gdn2_step_k128_v128", 256, step(128, 128)),
-    kernel("narrow_1", 256, 4096),
-    kernel("narrow_2", 256, 2 * 4096),
-    kernel("narrow_4", 256, 4 * 4096),
-    kernel("narrow_8", 256, 8 * 4096),
-    kernel("embed", 256, 0),
-    kernel("rms_norm", 256, 64),
-    kernel("swiglu", 256, 0),
-    kernel("gated_norm", 256, 0),
+    kernel("gdn2_scan_k64", 160, scan(64)),
+    kernel("gdn2_scan_k128", 160, scan(128)),
+    kernel("gdn2_scan_many_k64", 128, scan(64)),
+    kernel("gdn2_scan_many_k128", 128, scan(128)),
+    early("gdn2_step_k64_v64", 256, step(64, 64)),
+    early("gdn2_step_k64_v128", 256, step(64, 128)),
+    early("gdn2_step_k128_v64", 256, step(128, 64)),
+    early("gdn2_step_k128_v128", 256, step(128, 128)),
+    early("narrow_1", 256, 2 * 4096),
+    early("narrow_2", 256, 4 * 4096),
+    early("narrow_4", 256, 8 * 4096),
+    early("narrow_8", 256, 16 * 4096),
+    early("embed", 256, 0),
+    early("rms_norm", 256, 64),
+    early("swiglu", 256, 0),
+    early("gated_norm", 256, 0),
     kernel("conv_silu", 256, 0),
     kernel("conv_carry", 256, 0),
-    kernel("top", 256, 64),
+    early("top", 256, 64),
 ];
 
 /// The kernel `name`; one of [`KERNELS`].

@@ -46,7 +46,7 @@ impl Driver for Emulated {
         Ok((1 << 30, 1 << 30))
     }
     fn processors(&self) -> usize {
-        4
+        3
     }
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         // In front of the block: its size. What is in it is NaN.
@@ -93,6 +93,22 @@ impl Driver for Emulated {
         // SAFETY: as for `upload`.
         unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
         Ok(())
+    }
+    fn host_allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        self.allocate(bytes)
+    }
+    fn host_free(&self, at: u64, _bytes: usize) {
+        self.free(at);
+    }
+    fn fetch(&self, from: u64, to: u64, bytes: usize) -> Result<u64, CudaError> {
+        self.copy(from, to, bytes).map(|()| 0)
+    }
+    fn arrived(&self, _copy: u64) -> Result<(), CudaError> {
+        Ok(())
+    }
+    fn send(&self, from: u64, bytes: usize) -> Result<u64, CudaError> {
+        let at = self.allocate(bytes)?;
+        self.copy(from, at, bytes).map(|()| at)
     }
     fn launch(&self, kernel: &'static str, grid: [usize; 2], params: &[u8], _stream: Stream) -> Result<(), CudaError> {
         let failed = |reason: String| CudaError::Failed { call: kernel.into(), reason };

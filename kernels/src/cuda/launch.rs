@@ -115,7 +115,8 @@ impl Gpu {
                 out_row: d as i32,
                 ..RowParams::default()
             };
-            self.launch(op, [d.div_ceil(2 * ROW_THREADS), rows], &p)?;
+            let each = if d.is_multiple_of(8) { 8 } else { 2 };
+            self.launch(op, [d.div_ceil(each * ROW_THREADS), rows], &p)?;
             row += rows;
         }
         Ok(())
@@ -178,13 +179,15 @@ impl Gpu {
             out_row: view.row as i32,
             add: i32::from(add),
         };
-        let (kernel, rows) = match m {
-            0..=8 => ("narrow_1", 8),
-            9..=16 => ("narrow_2", 16),
-            17..=32 => ("narrow_4", 32),
-            _ => ("narrow_8", 64),
+        // Rows that a block takes at once, and blocks a processor.
+        let (kernel, rows, each) = match m {
+            0..=8 => ("narrow_1", 8, 1),
+            9..=16 => ("narrow_2", 16, 2),
+            17..=32 => ("narrow_4", 32, 1),
+            _ => ("narrow_8", 64, 1),
         };
-        self.launch(kernel, [n.div_ceil(16), m.div_ceil(rows)], &p)
+        let blocks = n.div_ceil(16).min(each * self.driver.processors());
+        self.launch(kernel, [blocks, m.div_ceil(rows)], &p)
     }
 
     /// As [`Gpu::narrow`], for many rows: by cublasLt where it is there. Row i is a function of row i of `x` alone here too, but not

@@ -14,6 +14,7 @@
 mod driver;
 mod embedded;
 mod emulated;
+mod host;
 mod launch;
 #[cfg(any(target_os = "linux", windows))]
 mod lt;
@@ -26,6 +27,7 @@ mod recurrence;
 use std::sync::Arc;
 
 pub use driver::{Buffer, Graph, View};
+pub use host::{Arrival, Host};
 pub use operands::{Chunk, Mixer, Out, Projection, Table, Tiles};
 
 use crate::shape::ShapeError;

@@ -16,6 +16,9 @@ const FOLDER: &str = "PALIMPSEST_CUDA_LIBRARIES";
 /// Oldest compute capability with the instructions that the kernels use (bulk copies that complete on a barrier).
 const OLDEST: i32 = 90;
 
+/// Most pinned memory that is kept for later.
+const PINNED_BYTES: usize = 256 << 20;
+
 pub(super) struct Nvidia {
     name: String,
     processors: usize,
@@ -23,11 +26,15 @@ pub(super) struct Nvidia {
     context: sys::CUcontext,
     main: sys::CUstream,
     side: sys::CUstream,
+    /// Copies to the host and back, beside the others.
+    copies: sys::CUstream,
     /// Two that order streams, two that take the time.
     events: [sys::CUevent; 4],
     module: sys::CUmodule,
-    kernels: HashMap<&'static str, (sys::CUfunction, u32, u32)>,
+    kernels: HashMap<&'static str, Loaded>,
     library: Option<Lt>,
+    /// Pinned memory that is free, with its sizes.
+    pinned: Mutex<Vec<(usize, u64)>>,
     /// Launches of one thread at a time: an operation may be several, on two streams.
     busy: Mutex<()>,
 }
@@ -41,6 +48,16 @@ fn failed(call: &str) -> impl Fn(DriverError) -> CudaError + '_ {
     move |e| {
         let text = |x: Result<&std::ffi::CStr, DriverError>| x.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         CudaError::Failed { call: call.into(), reason: format!("{} ({})", text(e.error_string()), text(e.error_name())) }
+    }
+}
+
+fn allocation_failed(e: DriverError, bytes: usize) -> CudaError {
+    match e.0 {
+        sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
+            let (free, total) = result::mem_get_info().unwrap_or_default();
+            CudaError::Memory { bytes, free, total }
+        }
+        _ => failed("cuMemAllocAsync")(e),
     }
 }
 
@@ -77,8 +94,18 @@ impl Nvidia {
         unsafe {
             let context = result::primary_ctx::retain(device).map_err(failed("cuDevicePrimaryCtxRetain"))?;
             result::ctx::set_current(context).map_err(failed("cuCtxSetCurrent"))?;
-            let stream = || result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"));
-            let (main, side) = (stream()?, stream()?);
+            // What goes through records before what makes the next ones.
+            let (mut least, mut most) = (0, 0);
+            sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut most)
+                .result()
+                .map_err(failed("cuCtxGetStreamPriorityRange"))?;
+            let stream = |priority| {
+                let mut stream = std::ptr::null_mut();
+                let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+                let made = sys::cuStreamCreateWithPriority(&raw mut stream, flags, priority).result();
+                made.map(|()| stream).map_err(failed("cuStreamCreateWithPriority"))
+            };
+            let (main, side, copies) = (stream(most)?, stream(least)?, stream(most)?);
             let event = |flags| result::event::create(flags).map_err(failed("cuEventCreate"));
             use sys::CUevent_flags as Flags;
             let events = [
@@ -90,7 +117,8 @@ impl Nvidia {
             keep_freed_memory(device);
             let (module, kernels) = load(major)?;
             let library = Lt::open()?;
-            Ok(Self { name, processors, device, context, main, side, events, module, kernels, library, busy: Mutex::new(()) })
+            let (pinned, busy) = (Mutex::default(), Mutex::default());
+            Ok(Self { name, processors, device, context, main, side, copies, events, module, kernels, library, pinned, busy })
         }
     }
 
@@ -124,10 +152,11 @@ unsafe fn keep_freed_memory(device: sys::CUdevice) {
     }
 }
 
-type Loaded = (sys::CUmodule, HashMap<&'static str, (sys::CUfunction, u32, u32)>);
+/// A kernel's function, and what is known of it.
+type Loaded = (sys::CUfunction, &'static embedded::Kernel);
 
 /// SAFETY: a context must be current.
-unsafe fn load(major: i32) -> Result<Loaded, CudaError> {
+unsafe fn load(major: i32) -> Result<(sys::CUmodule, HashMap<&'static str, Loaded>), CudaError> {
     let ptx = || CString::new(embedded::PTX).map_err(|e| missing(format!("the embedded PTX is damaged: {e}")));
     // SAFETY: a cubin knows its own length, PTX ends with a zero; names come from `KERNELS`.
     unsafe {
@@ -151,7 +180,7 @@ unsafe fn load(major: i32) -> Result<Loaded, CudaError> {
                 )
                 .map_err(failed(kernel.name))?;
             }
-            kernels.insert(kernel.name, (function, kernel.threads, kernel.shared_bytes));
+            kernels.insert(kernel.name, (function, kernel));
         }
         Ok((module, kernels))
     }
@@ -199,24 +228,18 @@ impl Driver for Nvidia {
     fn has_library(&self) -> bool {
         self.library.is_some()
     }
-    fn processors(&self) -> usize {
-        self.processors
-    }
     fn memory(&self) -> Result<(usize, usize), CudaError> {
         let _busy = self.current()?;
         result::mem_get_info().map_err(failed("cuMemGetInfo"))
+    }
+    fn processors(&self) -> usize {
+        self.processors
     }
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         let _busy = self.current()?;
         // SAFETY: the stream is ours; everything that uses the memory is queued on it, or ordered after it.
         let at = unsafe { result::malloc_async(self.main, bytes) };
-        at.map_err(|e| match e.0 {
-            sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
-                let (free, total) = result::mem_get_info().unwrap_or_default();
-                CudaError::Memory { bytes, free, total }
-            }
-            _ => failed("cuMemAllocAsync")(e),
-        })
+        at.map_err(|e| allocation_failed(e, bytes))
     }
     fn free(&self, at: u64) {
         if let Ok(_busy) = self.current() {
@@ -247,24 +270,96 @@ impl Driver for Nvidia {
         // SAFETY: lies within a buffer.
         unsafe { result::memset_d8_async(at, 0, bytes, self.main) }.map_err(failed("cuMemsetD8Async"))
     }
+    fn host_allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(i) = pinned.iter().position(|&(size, _)| size == bytes) {
+            return Ok(pinned.swap_remove(i).1);
+        }
+        drop(pinned);
+        let _busy = self.current()?;
+        // SAFETY: freed by `host_free` or when this is dropped.
+        unsafe { result::malloc_host(bytes, 0) }.map(|at| at as u64).map_err(failed("cuMemHostAlloc"))
+    }
+    fn host_free(&self, at: u64, bytes: usize) {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        pinned.push((bytes, at));
+        if pinned.iter().map(|&(size, _)| size).sum::<usize>() > PINNED_BYTES {
+            let (_, at) = pinned.remove(0);
+            drop(pinned);
+            if let Ok(_busy) = self.current() {
+                // SAFETY: nobody has it; copies to it were waited for.
+                let _ = unsafe { result::free_host(at as *mut c_void) };
+            }
+        }
+    }
+    fn fetch(&self, from: u64, to: u64, bytes: usize) -> Result<u64, CudaError> {
+        let _busy = self.current()?;
+        // SAFETY: both lie within memory of ours, which the caller keeps until the copy was waited for.
+        unsafe {
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cuEventCreate"))?;
+            let to = std::slice::from_raw_parts_mut(to as *mut u8, bytes);
+            let begun = result::event::record(event, self.main)
+                .and_then(|()| result::stream::wait_event(self.copies, event, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT))
+                .and_then(|()| result::memcpy_dtoh_async(to, from, self.copies))
+                .and_then(|()| result::event::record(event, self.copies));
+            begun.map(|()| event as u64).map_err(failed("cuMemcpyDtoHAsync"))
+        }
+    }
+    fn arrived(&self, copy: u64) -> Result<(), CudaError> {
+        drop(self.current()?);
+        let event = copy as sys::CUevent;
+        // SAFETY: the handle comes from `fetch` and is given back once. Others may launch while this waits.
+        unsafe {
+            let done = result::event::synchronize(event).map_err(failed("cuEventSynchronize"));
+            let _ = result::event::destroy(event);
+            done
+        }
+    }
+    fn send(&self, from: u64, bytes: usize) -> Result<u64, CudaError> {
+        let busy = self.current()?;
+        // SAFETY: the host's memory is the caller's until this returns, by when it was read.
+        unsafe {
+            let to = result::malloc_async(self.copies, bytes).map_err(|e| allocation_failed(e, bytes))?;
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cuEventCreate"))?;
+            let from = std::slice::from_raw_parts(from as *const u8, bytes);
+            let begun = result::memcpy_htod_async(to, from, self.copies)
+                .and_then(|()| result::event::record(event, self.copies))
+                .and_then(|()| result::stream::wait_event(self.main, event, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT));
+            drop(busy);
+            let done = begun.and_then(|()| result::event::synchronize(event)).map_err(failed("cuMemcpyHtoDAsync"));
+            let _ = result::event::destroy(event);
+            done.map(|()| to)
+        }
+    }
     fn launch(&self, kernel: &'static str, grid: [usize; 2], params: &[u8], stream: Stream) -> Result<(), CudaError> {
         let _busy = self.current()?;
-        let &(function, threads, shared_bytes) = self.kernels.get(kernel).ok_or_else(|| missing(format!("kernel {kernel}")))?;
+        let &(function, kernel) = self.kernels.get(kernel).ok_or_else(|| missing(format!("kernel {kernel}")))?;
         if grid.contains(&0) {
             return Ok(());
         }
-        // SAFETY: `params` is the struct that this kernel takes, copied by the driver; addresses in it were checked.
-        unsafe {
-            result::launch_kernel(
-                function,
-                (grid[0] as u32, grid[1] as u32, 1),
-                (threads, 1, 1),
-                shared_bytes,
-                self.stream(stream),
-                &mut [params.as_ptr().cast_mut().cast()],
-            )
-        }
-        .map_err(failed(kernel))
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0] as u32,
+            gridDimY: grid[1] as u32,
+            gridDimZ: 1,
+            blockDimX: kernel.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: kernel.shared_bytes,
+            hStream: self.stream(stream),
+            attrs: &raw mut early,
+            numAttrs: u32::from(kernel.early && stream == Stream::Main),
+        };
+        let mut params = [params.as_ptr().cast_mut().cast()];
+        // SAFETY: `params` is the struct that this kernel takes, copied by the driver; addresses in it were checked; the
+        // attribute lives until the call returns.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(failed(kernel.name))
     }
     fn order(&self, first: Stream, then: Stream) -> Result<(), CudaError> {
         let _busy = self.current()?;
@@ -341,12 +436,16 @@ impl Drop for Nvidia {
             if result::ctx::set_current(self.context).is_ok() {
                 let _ = result::stream::synchronize(self.main);
                 self.library = None;
+                for &(_, at) in self.pinned.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                    let _ = result::free_host(at as *mut c_void);
+                }
                 for event in self.events {
                     let _ = result::event::destroy(event);
                 }
                 let _ = result::module::unload(self.module);
                 let _ = result::stream::destroy(self.main);
                 let _ = result::stream::destroy(self.side);
+                let _ = result::stream::destroy(self.copies);
                 let _ = result::primary_ctx::release(self.device);
             }
         }

@@ -106,9 +106,15 @@ impl Gpu {
             length(op, "dt_bias", dt_bias.bytes(), keys * size_of::<f32>())?;
             (p.a_log, p.dt_bias, p.gates, p.b_scale) = (a_log.address(), dt_bias.address(), 1, scale);
         }
-        let warps = scan_warps(shape, tiles.sequences, self.driver.processors());
-        let (prepare, scan) = (prepare_kernel(shape.key_dim), scan_kernel(shape.key_dim, warps));
-        let scan_grid = [shape.value_heads * shape.value_dim / (16 * warps), tiles.sequences];
+        let scan_grid = [shape.value_heads * shape.value_dim / 64, tiles.sequences];
+        // The same sums in the same order; what differs is who fetches (GPU.md has the times).
+        let many = scan_grid[0] * scan_grid[1] > 2 * self.driver.processors();
+        let (prepare, scan) = match (shape.key_dim, many) {
+            (64, false) => ("gdn2_prepare_k64", "gdn2_scan_k64"),
+            (64, true) => ("gdn2_prepare_k64", "gdn2_scan_many_k64"),
+            (_, false) => ("gdn2_prepare_k128", "gdn2_scan_k128"),
+            (_, true) => ("gdn2_prepare_k128", "gdn2_scan_many_k128"),
+        };
         let part = |i: usize| {
             let mut p = p;
             p.records = scratch.address() + (i % turns * slice * each) as u64;
@@ -116,7 +122,7 @@ impl Gpu {
             p.to_tile = ((i + 1) * slice).min(tiles.longest) as i32;
             p
         };
-        let units = [(slice * tiles.sequences * shape.heads).div_ceil(4), 1];
+        let units = [slice * tiles.sequences * shape.heads, 1];
         let parts = tiles.longest.div_ceil(slice);
         if turns == 1 {
             for i in 0..parts {
@@ -215,24 +221,4 @@ impl Gpu {
 /// Bytes of a tile's record: `Record<K>` in params.cuh.
 fn record_bytes(shape: &Gdn2Shape) -> usize {
     100 * shape.key_dim + 1024
-}
-
-/// Warps of a block of the scan, which share what they read: four where that leaves a block for most processors, else two (one
-/// and eight were slower wherever they were tried: kernels/README.md).
-fn scan_warps(shape: &Gdn2Shape, sequences: usize, processors: usize) -> usize {
-    let blocks = shape.value_heads * shape.value_dim / 64 * sequences;
-    if blocks * 10 >= processors * 9 { 4 } else { 2 }
-}
-
-fn prepare_kernel(key_dim: usize) -> &'static str {
-    if key_dim == 64 { "gdn2_prepare_k64" } else { "gdn2_prepare_k128" }
-}
-
-fn scan_kernel(key_dim: usize, warps: usize) -> &'static str {
-    match (key_dim, warps) {
-        (64, 2) => "gdn2_scan_k64_w2",
-        (64, _) => "gdn2_scan_k64_w4",
-        (_, 2) => "gdn2_scan_k128_w2",
-        _ => "gdn2_scan_k128_w4",
-    }
 }
