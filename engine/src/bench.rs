@@ -16,14 +16,15 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
+use crate::cancel::Pace;
+use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::model::{MAX_ROWS, Model, Sequence, Want};
-use crate::read::Reader;
 use crate::state::State;
 pub use context::{ContextBench, bench_context};
 pub use cpu_decode::{CpuDecodeBench, bench_decode_on_cpu};
 pub use memory::{MemoryBench, bench_memory};
-pub use network::{Network, shape};
+pub use network::{Network, random_on_gpu, shape};
 pub use spans::{SpansBench, bench_spans};
 
 /// Rates of reading `tokens` tokens from the empty state: medians over the rounds.
@@ -116,44 +117,46 @@ pub struct DeviceReadBench {
     pub ratio_gemm: f64,
     /// Bytes of the state: the same after any number of tokens.
     pub state_bytes: usize,
+    /// Memory of the GPU that is taken once all was read, whoever took it.
+    pub device_bytes: usize,
 }
 
 /// Measures reading on a GPU beside one large product.
 ///
 /// # Errors
-/// As [`crate::model::Model::forward`]; [`Error::Input`] when the reader reads on the CPU.
-pub fn bench_read_on_gpu(reader: &Reader, tokens: usize, rounds: usize) -> Result<DeviceReadBench> {
-    let Some(model) = reader.device_model() else {
-        return Err(Error::Input("this benchmark is of reading on a GPU: --device cuda".into()));
-    };
+/// As [`crate::model::Model::forward`].
+pub fn bench_read_on_gpu(model: &DeviceModel, tokens: usize, rounds: usize) -> Result<DeviceReadBench> {
     if tokens == 0 || rounds == 0 {
         return Err(Error::Input("a benchmark needs at least one token and one round".into()));
     }
-    let vocabulary = reader.config().vocabulary as u64;
+    let vocabulary = model.config().vocabulary as u64;
     let ids: Vec<u32> = pseudo_random().take(tokens).map(|x| (x % vocabulary) as u32).collect();
     let mut read = Vec::new();
     for round in 0..=rounds {
-        let mut state = State::empty(reader.config());
+        let mut state = State::empty(model.config());
         let seconds = timed(|| {
-            reader.append(&mut [Sequence { ids: &ids, state: &mut state }])?;
+            let mut batch = [Sequence { ids: &ids, state: &mut state }];
+            model.forward_at(&mut batch, Want::Nothing, &mut Pace::free(), &mut |_, _, _| {})?;
             Ok(model.gpu().synchronise()?)
         })?;
         if round > 0 {
             read.push(tokens as f64 / seconds);
         }
     }
+    let (free, total) = model.gpu().memory()?;
     let tokens_per_s = median(read);
-    let flops_per_s = tokens_per_s * 2.0 * reader.config().projection_weights() as f64;
+    let flops_per_s = tokens_per_s * 2.0 * model.config().projection_weights() as f64;
     let gemm_flops_per_s = rates::gpu_flops_per_s(model.gpu())?;
     Ok(DeviceReadBench {
         tokens,
         rounds,
-        device: reader.device(),
+        device: format!("cuda ({})", model.gpu().name()),
         tokens_per_s,
         flops_per_s,
         gemm_flops_per_s,
         ratio_gemm: flops_per_s / gemm_flops_per_s,
-        state_bytes: State::bytes(reader.config()),
+        state_bytes: State::bytes(model.config()),
+        device_bytes: total - free,
     })
 }
 

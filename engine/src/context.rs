@@ -34,7 +34,7 @@ use crate::cancel::{Cancel, Pace};
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
-use crate::snapshot::{Chain, Form, Restore, Snapshot};
+use crate::snapshot::{Chain, Form, Restore, Snapshot, SnapshotKey};
 use crate::state::{SEGMENT, State};
 use crate::store::Store;
 use lock::Lock;
@@ -107,6 +107,13 @@ pub struct ContextStatus {
     pub turns: usize,
     /// What happened that the user should know.
     pub notices: Vec<String>,
+}
+
+/// What is to be written of a state: `offer` to the store, at what it cost to read.
+struct Due {
+    key: SnapshotKey,
+    offer: Option<f32>,
+    keep: bool,
 }
 
 impl Context {
@@ -263,6 +270,8 @@ impl Context {
         let mut kept = from;
         // Reading that is cancelled leaves its state between two tokens: the one before it is gone back to.
         let mut before = self.state.clone();
+        // A state on a GPU is written while the GPU reads on from it.
+        let mut due: Option<Due> = None;
         while self.state.tokens() < all {
             let at = self.state.tokens();
             let section = self.log.seal.sections.iter().copied().find(|end| *end > at);
@@ -272,19 +281,30 @@ impl Context {
             before.clone_from(&self.state);
             let mut next = [Sequence { ids: &ids, state: &mut self.state }];
             let read = self.reader.forward_at(&mut next, Want::Nothing, &mut Pace::until(cancel), &mut |_, _, _| {});
+            let written = due.take().map_or(Ok(()), |due| self.write(&before, due));
             if let Err(error) = read {
                 self.state = before;
                 self.keep("state")?;
                 return Err(error);
             }
+            written?;
             self.chain.extend(&ids);
-            if section == Some(to) || to == text {
-                let ms_a_token = begun.elapsed().as_secs_f64() * 1e3 / (to - from) as f64;
-                self.offer((ms_a_token * to as f64) as f32);
-            }
-            if to == all || to >= kept + INTERVAL_TOKENS as u64 {
-                self.keep("state")?;
+            let ms_a_token = begun.elapsed().as_secs_f64() * 1e3 / (to - from) as f64;
+            let offer = (section == Some(to) || to == text).then_some((ms_a_token * to as f64) as f32);
+            let keep = to == all || to >= kept + INTERVAL_TOKENS as u64;
+            if keep {
                 kept = to;
+            }
+            let key = self.chain.key();
+            let offer = offer.filter(|_| self.store.as_ref().is_some_and(|store| store.admits(&key)));
+            if offer.is_some() || keep {
+                let now = Due { key, offer, keep };
+                if to < all && self.state.on_gpu() {
+                    self.state.fetch();
+                    due = Some(now);
+                } else {
+                    self.write(&self.state, now)?;
+                }
             }
             progress(to, all);
         }
@@ -510,18 +530,22 @@ impl Context {
         Ok(if text.is_empty() { (None, None) } else { (Some(text.to_string()), Some(start..end)) })
     }
 
-    /// Puts the state into the store, as far as it admits it. What the store refuses costs time later, nothing else.
-    fn offer(&self, cost_ms: f32) {
-        let Some(store) = &self.store else { return };
-        let key = self.chain.key();
-        if store.admits(&key) {
-            let _ = store.put(&key, self.reader.fingerprint(), self.state.tokens(), self.state.data(), cost_ms);
+    /// Puts a state where it is due. What the store refuses costs time later, nothing else.
+    fn write(&self, state: &State, due: Due) -> Result<()> {
+        let (tokens, fingerprint, data) = (state.tokens(), self.reader.fingerprint(), state.elements_here());
+        if let (Some(store), Some(cost_ms)) = (&self.store, due.offer) {
+            let _ = store.put(&due.key, fingerprint, tokens, &data, cost_ms);
         }
+        if due.keep {
+            let bytes = Snapshot::encode(tokens, &data, fingerprint, &due.key, Form::F32);
+            write_whole(&self.folder.join("state"), &bytes)?;
+        }
+        Ok(())
     }
 
     fn keep(&self, name: &str) -> Result<()> {
         let (tokens, key) = (self.state.tokens(), self.chain.key());
-        let bytes = Snapshot::encode(tokens, self.state.data(), self.reader.fingerprint(), &key, Form::F32);
+        let bytes = Snapshot::encode(tokens, &self.state.elements_here(), self.reader.fingerprint(), &key, Form::F32);
         write_whole(&self.folder.join(name), &bytes)
     }
 

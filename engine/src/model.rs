@@ -231,7 +231,7 @@ pub struct Scratch {
 }
 
 /// Gives the values of a tensor, by part and shape.
-type Tensors<'a> = dyn Fn(Part<'_>, &[usize]) -> Result<Vec<f32>> + 'a;
+pub(crate) type Tensors<'a> = dyn Fn(Part<'_>, &[usize]) -> Result<Vec<f32>> + 'a;
 
 impl Model {
     /// Converts and packs `checkpoint`'s weights.

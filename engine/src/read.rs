@@ -399,13 +399,16 @@ fn read_together(reader: &Reader, store: &Store, passages: &mut [ReadPassage], p
     reader.forward_at(&mut missing, Want::Nothing, pace, &mut |_, _, _| {})?;
     let tokens: u64 = passages.iter().map(ReadPassage::tokens_read).sum();
     let cost_ms_per_token = started.elapsed().as_secs_f32() * 1e3 / tokens.max(1) as f32;
-    for (ids, state) in &beginnings {
-        keep(reader, store, ids, state, cost_ms_per_token);
-    }
     // What was read on from a state that is only near is not the state that its key names.
     let exact = |p: &&ReadPassage| p.tokens_read() > 0 && !matches!(p.restore, Restore::Near { .. });
-    for passage in passages.iter().filter(exact) {
-        keep(reader, store, &passage.tokens.ids, &passage.state, cost_ms_per_token);
+    let passages = passages.iter().filter(exact).map(|p| (&p.tokens.ids, &p.state));
+    let kept: Vec<_> = beginnings.iter().map(|(ids, state)| (ids, state)).chain(passages).collect();
+    for (i, (ids, state)) in kept.iter().enumerate() {
+        // The next one comes from the GPU while this one is written.
+        if let Some((_, next)) = kept.get(i + 1) {
+            next.fetch();
+        }
+        keep(reader, store, ids, state, cost_ms_per_token);
     }
     Ok(())
 }
@@ -461,7 +464,7 @@ fn keep(reader: &Reader, store: &Store, ids: &[u32], state: &State, cost_ms_per_
     let key = chain.key();
     if store.admits(&key) {
         let cost_ms = cost_ms_per_token * ids.len() as f32;
-        let _ = store.put(&key, reader.fingerprint(), state.tokens(), state.data(), cost_ms);
+        let _ = store.put(&key, reader.fingerprint(), state.tokens(), &state.elements_here(), cost_ms);
     }
 }
 

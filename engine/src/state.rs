@@ -4,9 +4,10 @@
 //! three short convolutions, oldest first: q `[3, H*K]`, k `[3, H*K]`, v `[3, HV*V]`. The state passes into the model and
 //! out of it and is never owned by it, so that a fork is a clone and a snapshot is its bytes.
 
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use palimpsest_kernels::cuda::Buffer;
+use palimpsest_kernels::cuda::{Arrival, Buffer, Host};
 
 use crate::model::Config;
 
@@ -56,6 +57,25 @@ pub struct State {
     data: OnceLock<Vec<f32>>,
     tail: Vec<u32>,
     resident: Option<Resident>,
+    /// What `fetch` began.
+    coming: Arc<Mutex<Option<Arrival>>>,
+}
+
+/// A state's elements on the host: its own, or a GPU's in pinned memory, which is given back when this goes.
+pub(crate) enum Elements<'s> {
+    Here(&'s [f32]),
+    Fetched(Host),
+}
+
+impl Deref for Elements<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Here(data) => data,
+            Self::Fetched(host) => host.as_slice(),
+        }
+    }
 }
 
 /// A state that lies on a GPU.
@@ -87,7 +107,14 @@ impl State {
     }
 
     fn of(tokens: u64, data: Vec<f32>) -> Self {
-        Self { tokens, elements: data.len(), data: OnceLock::from(data), tail: Vec::new(), resident: None }
+        Self {
+            tokens,
+            elements: data.len(),
+            data: OnceLock::from(data),
+            tail: Vec::new(),
+            resident: None,
+            coming: Arc::default(),
+        }
     }
 
     /// The same, of a reader on a GPU whose last tokens were `ids`: those since the last boundary are kept with it.
@@ -119,6 +146,31 @@ impl State {
         self.tail = tail;
         self.data = OnceLock::new();
         self.resident = Some(resident);
+        self.coming = Arc::default();
+    }
+
+    pub(crate) fn on_gpu(&self) -> bool {
+        self.resident.is_some()
+    }
+
+    /// Begins to copy it from the GPU where it lies, for [`State::elements_here`]; what the GPU is given next runs beside the copy.
+    pub(crate) fn fetch(&self) {
+        if let (Some(resident), None) = (&self.resident, self.data.get()) {
+            let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            if coming.is_none() {
+                *coming = resident.boundary.fetch().ok();
+            }
+        }
+    }
+
+    /// As [`State::data`], but that nothing is kept on the host of a state that lies on a GPU.
+    pub(crate) fn elements_here(&self) -> Elements<'_> {
+        if let Some(data) = self.data.get() {
+            return Elements::Here(data);
+        }
+        self.fetch();
+        let arrival = self.coming.lock().unwrap_or_else(PoisonError::into_inner).take();
+        arrival.and_then(|a| a.wait().ok()).map_or(Elements::Here(&[]), Elements::Fetched)
     }
 
     /// Elements (f32) of a state of `config`'s shape.
@@ -143,7 +195,7 @@ impl State {
     /// that takes a state takes it so.
     #[must_use]
     pub fn data(&self) -> &[f32] {
-        self.data.get_or_init(|| self.resident.as_ref().and_then(|r| r.boundary.to_vec().ok()).unwrap_or_default())
+        self.data.get_or_init(|| self.elements_here().to_vec())
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {

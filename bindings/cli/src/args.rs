@@ -594,8 +594,8 @@ pub(crate) enum BenchVerb {
 pub(crate) struct NetworkArgs {
     #[command(flatten)]
     pub(crate) reader: ReaderArgs,
-    /// Random weights of this shape instead of a reader's, on the CPU
-    #[arg(long, value_parser = ["pilot", "151m"], conflicts_with = "model")]
+    /// Random weights of this shape instead of a reader's
+    #[arg(long, value_parser = ["pilot", "151m", "1.3b"], conflicts_with = "model")]
     pub(crate) shape: Option<String>,
     /// Instruction set of the CPU: scalar, neon, avx2, avx512 or amx [default: the best there is]
     #[arg(long, value_name = "ISA")]

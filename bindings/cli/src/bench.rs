@@ -6,8 +6,9 @@ use std::sync::Arc;
 use palimpsest_engine::bench::decode::bench_decode;
 use palimpsest_engine::bench::kernels::{KernelsBench, bench_kernels_on_cpu, bench_kernels_on_gpu};
 use palimpsest_engine::bench::{
-    Network, bench_context, bench_decode_on_cpu, bench_memory, bench_read, bench_read_on_gpu, bench_spans, shape,
+    Network, bench_context, bench_decode_on_cpu, bench_memory, bench_read, bench_read_on_gpu, bench_spans, random_on_gpu, shape,
 };
+use palimpsest_engine::device::DeviceModel;
 use palimpsest_engine::kernels::Dtype;
 use palimpsest_engine::kernels::cuda::Gpu;
 use palimpsest_engine::{Error, Reader, ReaderFiles, Result, default_reader};
@@ -21,11 +22,11 @@ pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {
     match &args.verb {
         BenchVerb::Read { tokens, rounds, network } => match self::network(network)? {
             On::Cpu(network) => table(&bench_read(&network, *tokens, *rounds)?, out),
-            On::Gpu(reader) => table(&bench_read_on_gpu(&reader, *tokens, *rounds)?, out),
+            On::Gpu(gpu) => table(&bench_read_on_gpu(gpu.model()?, *tokens, *rounds)?, out),
         },
         BenchVerb::Decode { batch, tokens, rounds, network } => match self::network(network)? {
             On::Cpu(network) => table(&bench_decode_on_cpu(&network, *tokens, *batch, *rounds)?, out),
-            On::Gpu(reader) => table(&bench_decode(&reader, *batch, *tokens)?, out),
+            On::Gpu(gpu) => table(&bench_decode(gpu.model()?, *batch, *tokens)?, out),
         },
         BenchVerb::Kernels { device } => table(&kernels(*device)?, out),
         BenchVerb::Context { file, question, rounds, reader } => {
@@ -51,21 +52,42 @@ pub(crate) fn bench(args: &args::Bench, out: Output) -> Result<()> {
 
 enum On {
     Cpu(Box<Network>),
-    Gpu(Box<Reader>),
+    Gpu(OnGpu),
+}
+
+enum OnGpu {
+    Reader(Box<Reader>),
+    Random(Box<DeviceModel>),
+}
+
+impl OnGpu {
+    fn model(&self) -> Result<&DeviceModel> {
+        match self {
+            Self::Reader(reader) => reader.device_model().ok_or_else(|| Error::Input("the reader reads on the CPU".into())),
+            Self::Random(model) => Ok(model),
+        }
+    }
 }
 
 /// On a GPU where there is one and nothing says otherwise.
 fn network(args: &args::NetworkArgs) -> Result<On> {
     let reader = &args.reader;
     let dtype = reader.dtype.map(Into::into);
+    let gpu = reader.device != args::Device::Cpu && args.isa.is_none();
     if let Some(config) = args.shape.as_deref().and_then(shape) {
-        let network = Network::random(config, args.isa, dtype.unwrap_or(Dtype::F32), reader.threads)?;
-        return Ok(On::Cpu(Box::new(network)));
+        return match Gpu::open() {
+            Ok(there) if gpu => Ok(On::Gpu(OnGpu::Random(Box::new(random_on_gpu(config, there)?)))),
+            Err(missing) if reader.device == args::Device::Cuda => Err(missing.into()),
+            _ => {
+                let network = Network::random(config, args.isa, dtype.unwrap_or(Dtype::F32), reader.threads)?;
+                Ok(On::Cpu(Box::new(network)))
+            }
+        };
     }
-    if reader.device != args::Device::Cpu && args.isa.is_none() {
+    if gpu {
         let opened = open_reader(reader)?;
         if opened.device_model().is_some() {
-            return Ok(On::Gpu(Box::new(opened)));
+            return Ok(On::Gpu(OnGpu::Reader(Box::new(opened))));
         }
     }
     let folder = reader.model.clone().map_or_else(default_reader, Ok)?;

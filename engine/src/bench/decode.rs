@@ -1,13 +1,14 @@
-//! How fast does it decode? Greedily, all logits handed to the caller, against the bytes that a step must read.
+//! How fast does a GPU decode? Greedily, all logits handed to the caller, against the bytes that a step must read.
 
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::{pseudo_random, rates};
+use crate::cancel::Pace;
+use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
-use crate::read::Reader;
 use crate::state::{SEGMENT, State};
 
 /// Rates of decoding some sequences together.
@@ -21,11 +22,11 @@ pub struct DecodeBench {
     pub tokens: usize,
     /// Tokens of all of them a second, as a caller sees it: the largest logit is found on the CPU.
     pub tokens_per_s: f64,
-    /// On a GPU: the same by its own clock, a recorded step with its logits, nothing taken from the GPU.
-    pub device_tokens_per_s: Option<f64>,
+    /// The same by the GPU's own clock: a recorded step with its logits, nothing taken from the GPU.
+    pub device_tokens_per_s: f64,
     /// Bytes that a step must read and write: every weight once, every state twice.
     pub bytes_per_step: usize,
-    /// Those of the steps of a second: on a GPU by its clock.
+    /// Those of the steps of a second, by the GPU's clock.
     pub bytes_per_s: f64,
     /// Read and written by a large copy, measured in this run.
     pub copy_bytes_per_s: f64,
@@ -37,18 +38,18 @@ pub struct DecodeBench {
 ///
 /// # Errors
 /// As [`crate::model::Model::forward`].
-pub fn bench_decode(reader: &Reader, batch: usize, tokens: usize) -> Result<DecodeBench> {
+pub fn bench_decode(model: &DeviceModel, batch: usize, tokens: usize) -> Result<DecodeBench> {
     if batch == 0 || tokens == 0 {
         return Err(Error::Input("a benchmark needs at least one sequence and one token".into()));
     }
-    let vocabulary = reader.config().vocabulary as u64;
+    let vocabulary = model.config().vocabulary as u64;
     let mut noise = pseudo_random().map(|x| (x % vocabulary) as u32);
     let texts: Vec<Vec<u32>> = (0..batch).map(|_| noise.by_ref().take(SEGMENT).collect()).collect();
-    let mut states: Vec<State> = texts.iter().map(|_| State::empty(reader.config())).collect();
+    let mut states: Vec<State> = texts.iter().map(|_| State::empty(model.config())).collect();
     let mut next = vec![0u32; batch];
     let mut forward = |ids: &[&[u32]], next: &mut Vec<u32>| {
         let mut sequences: Vec<_> = ids.iter().zip(&mut states).map(|(ids, state)| Sequence { ids, state }).collect();
-        reader.forward(&mut sequences, Want::Last, &mut |i, _, logits| {
+        model.forward_at(&mut sequences, Want::Last, &mut Pace::free(), &mut |i, _, logits| {
             let largest = logits.iter().enumerate().fold((0, f32::MIN), |best, (id, &x)| if x > best.1 { (id, x) } else { best });
             next[i] = largest.0 as u32;
         })
@@ -64,14 +65,12 @@ pub fn bench_decode(reader: &Reader, batch: usize, tokens: usize) -> Result<Deco
         }
     }
     let tokens_per_s = (batch * tokens) as f64 / clock.elapsed().as_secs_f64();
-    let bytes_per_step = reader.weight_bytes() + 2 * batch * State::bytes(reader.config());
-    let (device_tokens_per_s, copy_bytes_per_s) = match reader.device_model() {
-        Some(model) => (Some(batch as f64 / model.step_s(batch, 50)?), rates::gpu_bytes_per_s(model.gpu())?),
-        None => (None, rates::cpu_bytes_per_s()),
-    };
-    let bytes_per_s = device_tokens_per_s.unwrap_or(tokens_per_s) / batch as f64 * bytes_per_step as f64;
+    let bytes_per_step = model.weight_bytes() + 2 * batch * State::bytes(model.config());
+    let device_tokens_per_s = batch as f64 / model.step_s(batch, 50)?;
+    let copy_bytes_per_s = rates::gpu_bytes_per_s(model.gpu())?;
+    let bytes_per_s = device_tokens_per_s / batch as f64 * bytes_per_step as f64;
     Ok(DecodeBench {
-        device: reader.device(),
+        device: format!("cuda ({})", model.gpu().name()),
         batch,
         tokens,
         tokens_per_s,

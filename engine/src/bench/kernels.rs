@@ -41,6 +41,10 @@ pub struct KernelsBench {
     pub copy_bytes_per_s: f64,
     /// Operations of a large product, a second.
     pub gemm_flops_per_s: f64,
+    /// On a GPU: a state of 18 MiB to the host's pinned memory, by the host's clock.
+    pub state_to_host_ms: Option<f64>,
+    /// And back.
+    pub state_from_host_ms: Option<f64>,
     /// The operations.
     pub kernels: Vec<KernelRate>,
 }
@@ -71,6 +75,8 @@ pub fn bench_kernels_on_cpu() -> Result<KernelsBench> {
         device: format!("cpu ({})", kernels.isa()),
         copy_bytes_per_s: rates::cpu_bytes_per_s(),
         gemm_flops_per_s: rates::cpu_flops_per_s(&kernels, Dtype::F32)?,
+        state_to_host_ms: None,
+        state_from_host_ms: None,
         kernels: Vec::new(),
     };
     let noise = |n: usize| -> Vec<f32> { pseudo_random().take(n).map(|x| (x % 2001) as f32 / 2001.0 - 0.5).collect() };
@@ -107,10 +113,13 @@ pub fn bench_kernels_on_cpu() -> Result<KernelsBench> {
 /// # Errors
 /// [`crate::Error::Cuda`].
 pub fn bench_kernels_on_gpu(gpu: &Gpu) -> Result<KernelsBench> {
+    let (to_host, from_host) = rates::state_ms(gpu)?;
     let mut bench = KernelsBench {
         device: format!("cuda ({})", gpu.name()),
         copy_bytes_per_s: rates::gpu_bytes_per_s(gpu)?,
         gemm_flops_per_s: rates::gpu_flops_per_s(gpu)?,
+        state_to_host_ms: Some(to_host),
+        state_from_host_ms: Some(from_host),
         kernels: Vec::new(),
     };
     for (sequences, tokens, heads) in [(1, 8192, 64), (1, 8192, 16), (8, 1024, 64), (1, 131_072, 16)] {

@@ -2,17 +2,34 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use palimpsest_kernels::cuda::Gpu;
 use palimpsest_kernels::{Dtype, Isa, Kernels};
 
 use super::pseudo_random;
 use crate::checkpoint::{Checkpoint, Part};
+use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::files::ReaderFiles;
 use crate::model::{Config, Model, Scratch, Sequence, Want};
 
-/// The shape called `name`: `pilot` (32 million parameters) or `151m`. `None` for other names.
+/// The shape called `name`: `pilot` (32 million parameters), `151m`, or NVIDIA's `1.3b`. `None` for other names.
 #[must_use]
 pub fn shape(name: &str) -> Option<Config> {
+    if name == "1.3b" {
+        return Some(Config {
+            layers: 18,
+            width: 2304,
+            vocabulary: 32_000,
+            heads: 16,
+            value_heads: 16,
+            key_dim: 128,
+            value_dim: 128,
+            hidden: 6208,
+            decay_rank: 128,
+            gate_rank: 128,
+            ..Config::default()
+        });
+    }
     let (width, heads, hidden, vocabulary, tied) = match name {
         "pilot" => (384, 6, 1024, 16_384, true),
         "151m" => (768, 12, 2048, 32_000, false),
@@ -61,20 +78,7 @@ impl Network {
     /// [`Error::Input`] for a shape that is none, [`Error::Kernel`] for an instruction set that is not there.
     pub fn random(config: Config, isa: Option<Isa>, dtype: Dtype, threads: Option<usize>) -> Result<Self> {
         config.validate().map_err(Error::Input)?;
-        let tensor = |part: Part<'_>, shape: &[usize]| {
-            let n = shape.iter().product();
-            // Norms near 1, matrices that keep the size of a row, decays that forget slowly: nothing overflows.
-            let (scale, offset) = match (part, shape) {
-                (Part::FinalNorm, _) => (0.1, 1.0),
-                (Part::InLayer(_, "attn.dt_bias"), _) => (1.0, -3.0),
-                (Part::InLayer(_, name), [_]) if name.ends_with("norm.weight") => (0.1, 1.0),
-                (_, [_, cols]) => (1.7 / (*cols as f32).sqrt(), 0.0),
-                _ => (0.5, 0.0),
-            };
-            let noise = pseudo_random().take(n).map(|x| ((x >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale + offset);
-            Ok(noise.collect())
-        };
-        Self::of(dtype, threads, |dtype| Model::of(config, kernels(isa)?, dtype, &tensor))
+        Self::of(dtype, threads, |dtype| Model::of(config, kernels(isa)?, dtype, &noise))
     }
 
     fn of(dtype: Dtype, threads: Option<usize>, load: impl FnOnce(Dtype) -> Result<Model> + Send) -> Result<Self> {
@@ -105,6 +109,28 @@ impl Network {
         let scratch = &mut *scratch;
         self.threads.install(|| self.model.forward(batch, want, scratch, &mut |_, _, _| {}))
     }
+}
+
+/// A network of `config`'s shape and random weights on `gpu`.
+///
+/// # Errors
+/// As [`DeviceModel::load`].
+pub fn random_on_gpu(config: Config, gpu: Gpu) -> Result<DeviceModel> {
+    config.validate().map_err(Error::Input)?;
+    DeviceModel::of(config, gpu, &noise)
+}
+
+fn noise(part: Part<'_>, shape: &[usize]) -> Result<Vec<f32>> {
+    let n = shape.iter().product();
+    // Norms near 1, matrices that keep the size of a row, decays that forget slowly: nothing overflows.
+    let (scale, offset) = match (part, shape) {
+        (Part::FinalNorm, _) => (0.1, 1.0),
+        (Part::InLayer(_, "attn.dt_bias"), _) => (1.0, -3.0),
+        (Part::InLayer(_, name), [_]) if name.ends_with("norm.weight") => (0.1, 1.0),
+        (_, [_, cols]) => (1.7 / (*cols as f32).sqrt(), 0.0),
+        _ => (0.5, 0.0),
+    };
+    Ok(pseudo_random().take(n).map(|x| ((x >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale + offset).collect())
 }
 
 fn kernels(isa: Option<Isa>) -> Result<Kernels> {

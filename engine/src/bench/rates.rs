@@ -1,5 +1,6 @@
 //! What a machine can do at most: bytes copied and multiply-adds of one large product, a second, measured now.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use half::bf16;
@@ -41,6 +42,26 @@ pub(super) fn gpu_ms(gpu: &Gpu, rounds: usize, mut work: impl FnMut() -> Result<
         }
     }
     Ok(median(times))
+}
+
+/// Milliseconds that a state of 18 MiB takes to pinned memory, and back, by the host's clock: medians.
+pub(super) fn state_ms(gpu: &Gpu) -> Result<(f64, f64), CudaError> {
+    let state = Arc::new(noise(gpu, 9 << 20)?);
+    let (mut to_host, mut from_host) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS * 4 + 1 {
+        gpu.synchronise()?;
+        let clock = Instant::now();
+        let host = state.fetch()?.wait()?;
+        let there = clock.elapsed().as_secs_f64() * 1e3;
+        let clock = Instant::now();
+        drop(gpu.send(&host)?);
+        // The first one pins the memory.
+        if round > 0 {
+            to_host.push(there);
+            from_host.push(clock.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok((median(to_host), median(from_host)))
 }
 
 /// `n` random bf16 in -1..1 on `gpu`: a few million, over and over.

@@ -7,8 +7,9 @@ use half::bf16;
 use palimpsest_kernels::cuda::{Buffer, CudaError, Gpu, Mixer};
 
 use super::{DeviceModel, Work};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Part};
 use crate::error::Result;
+use crate::model::{Config, Tensors};
 
 /// One block's weights.
 pub(super) struct Block {
@@ -31,7 +32,14 @@ impl DeviceModel {
     /// [`Error::Reader`] naming the tensor and file at fault; [`Error::Cuda`] when the GPU has no room for them, or its kernels
     /// are not made for this shape.
     pub fn load(checkpoint: &Checkpoint, gpu: Gpu) -> Result<Self> {
-        let c = checkpoint.config().clone();
+        Self::of(checkpoint.config().clone(), gpu, &|part, shape| checkpoint.part(part, shape))
+    }
+
+    /// A network of weights that `tensor` gives, by part and shape.
+    ///
+    /// # Errors
+    /// Those of `tensor`, and as [`DeviceModel::load`].
+    pub(crate) fn of(c: Config, gpu: Gpu, tensor: &Tensors<'_>) -> Result<Self> {
         gpu.supports(&c.gdn2())?;
         for (what, n) in [("width", c.width), ("hidden", c.hidden), ("decay rank", c.decay_rank), ("gate rank", c.gate_rank)] {
             if !n.is_multiple_of(8) {
@@ -43,7 +51,6 @@ impl DeviceModel {
                 return Err(CudaError::Unsupported { op: "the network", needs, got: n }.into());
             }
         }
-        let dialect = checkpoint.dialect();
         let (d, hk, hv) = (c.width, c.key_width(), c.value_width());
         let bytes = std::cell::Cell::new(0);
         let f32s = |x: &[f32]| gpu.upload(x);
@@ -52,12 +59,12 @@ impl DeviceModel {
             bytes.set(bytes.get() + size_of_val(rounded.as_slice()));
             Ok(gpu.upload(&rounded)?)
         };
-        let embedding = bf16s(&[checkpoint.tensor(dialect.embedding(), &[c.vocabulary, d])?])?;
-        let head = if c.tied { None } else { Some(bf16s(&[checkpoint.tensor(checkpoint.head(), &[c.vocabulary, d])?])?) };
+        let embedding = bf16s(&[tensor(Part::Embedding, &[c.vocabulary, d])?])?;
+        let head = if c.tied { None } else { Some(bf16s(&[tensor(Part::Head, &[c.vocabulary, d])?])?) };
         let blocks = (0..c.layers)
             .map(|i| {
-                let tensor = |part: &str, shape: &[usize]| checkpoint.tensor(&dialect.in_layer(i, part), shape);
-                let matrix = |part: &str, rows: usize, cols: usize| tensor(part, &[rows, cols]);
+                let of = |part: &str, shape: &[usize]| tensor(Part::InLayer(i, part), shape);
+                let matrix = |part: &str, rows: usize, cols: usize| of(part, &[rows, cols]);
                 let into = [
                     matrix("attn.q_proj.weight", hk, d)?,
                     matrix("attn.k_proj.weight", hk, d)?,
@@ -68,37 +75,37 @@ impl DeviceModel {
                     matrix("attn.g_proj.0.weight", c.gate_rank, d)?,
                 ];
                 let taps = [
-                    tensor("attn.q_conv1d.weight", &[hk, 1, 4])?,
-                    tensor("attn.k_conv1d.weight", &[hk, 1, 4])?,
-                    tensor("attn.v_conv1d.weight", &[hv, 1, 4])?,
+                    of("attn.q_conv1d.weight", &[hk, 1, 4])?,
+                    of("attn.k_conv1d.weight", &[hk, 1, 4])?,
+                    of("attn.v_conv1d.weight", &[hv, 1, 4])?,
                 ]
                 .concat();
                 let mixer = Mixer {
                     shape: c.gdn2(),
                     taps: f32s(&taps)?,
-                    a_log: f32s(&tensor("attn.A_log", &[c.heads])?)?,
-                    dt_bias: f32s(&tensor("attn.dt_bias", &[hk])?)?,
-                    o_norm: f32s(&tensor("attn.o_norm.weight", &[c.value_dim])?)?,
-                    gate_bias: f32s(&tensor("attn.g_proj.1.bias", &[hv])?)?,
+                    a_log: f32s(&of("attn.A_log", &[c.heads])?)?,
+                    dt_bias: f32s(&of("attn.dt_bias", &[hk])?)?,
+                    o_norm: f32s(&of("attn.o_norm.weight", &[c.value_dim])?)?,
+                    gate_bias: f32s(&of("attn.g_proj.1.bias", &[hv])?)?,
                     gate: c.output_gate,
                     erase_scale: if c.allow_neg_eigval { 2.0 } else { 1.0 },
                     eps: c.norm_eps,
                 };
                 let gate_up = [matrix("mlp.gate_proj.weight", c.hidden, d)?, matrix("mlp.up_proj.weight", c.hidden, d)?];
                 Ok(Block {
-                    attn_norm: f32s(&tensor("attn_norm.weight", &[d])?)?,
+                    attn_norm: f32s(&of("attn_norm.weight", &[d])?)?,
                     into: bf16s(&into)?,
                     f_up: bf16s(&[matrix("attn.f_proj.1.weight", hk, c.decay_rank)?])?,
                     g_up: bf16s(&[matrix("attn.g_proj.1.weight", hv, c.gate_rank)?])?,
                     mixer,
                     out: bf16s(&[matrix("attn.o_proj.weight", d, hv)?])?,
-                    mlp_norm: f32s(&tensor("mlp_norm.weight", &[d])?)?,
+                    mlp_norm: f32s(&of("mlp_norm.weight", &[d])?)?,
                     gate_up: bf16s(&gate_up)?,
                     down: bf16s(&[matrix("mlp.down_proj.weight", d, c.hidden)?])?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let final_norm = f32s(&checkpoint.tensor(dialect.final_norm(), &[d])?)?;
+        let final_norm = f32s(&tensor(Part::FinalNorm, &[d])?)?;
         let weight_bytes = bytes.get();
         let work = Mutex::new(Work { wide: None, step: None, step_table: None, graphs: HashMap::new() });
         Ok(Self { gpu, config: c, embedding, head, final_norm, blocks, weight_bytes, work })
