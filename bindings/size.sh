@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Builds the stripped library as packages ship it, for x86-64 and, where it can be, aarch64 Linux, and reports its size.
 # The reader's weights are not in it. Goal: 12 MB; one that is larger fails this script.
+# Relocations are packed, which spares 0.9 MB and needs glibc 2.36 or newer (Debian 12, Ubuntu 24.04) where it is loaded;
+# PALIMPSEST_OLD_GLIBC=1 leaves them as they are.
 # For aarch64: rustup target add aarch64-unknown-linux-gnu; apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 goal=12000000 larger=0
+packed=(-C link-arg=-Wl,-z,pack-relative-relocs)
+[ -z "${PALIMPSEST_OLD_GLIBC:-}" ] || packed=()
 report() {
     local file=$1 bytes
     bytes=$(stat -c %s "$file")
@@ -28,7 +32,7 @@ for triple in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
         export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
     fi
     # Only the dynamic library: beside the Rust library there would be no link-time optimisation.
-    cargo rustc -q -p palimpsest-ffi --lib --crate-type cdylib --profile dist --target "$triple"
+    cargo rustc -q -p palimpsest-ffi --lib --crate-type cdylib --profile dist --target "$triple" -- "${packed[@]}"
     report "$target/$triple/dist/libpalimpsest_ffi.so" "$triple"
 done
 exit $larger
