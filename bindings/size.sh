@@ -33,6 +33,10 @@ for triple in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
     fi
     # Only the dynamic library: beside the Rust library there would be no link-time optimisation.
     cargo rustc -q -p palimpsest-ffi --lib --crate-type cdylib --profile dist --target "$triple" -- "${packed[@]}"
+    # `strip` in the profile leaves a dynamic library its table of symbols.
+    strip=strip
+    [ "$triple" = "$(uname -m)-unknown-linux-gnu" ] || strip=${triple%%-*}-linux-gnu-strip
+    "$strip" "$target/$triple/dist/libpalimpsest_ffi.so"
     report "$target/$triple/dist/libpalimpsest_ffi.so" "$triple"
 done
 exit $larger
