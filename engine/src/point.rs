@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
 
+/// Chance below which that of none counts for no less. How far below is no sign that a span is right: of 3,000 questions of squad2_dev_a,
+/// the 240 answers likeliest against none alone were right in 36%, with this bound in 53%.
+const LEAST_NONE: f32 = 0.01;
+
 /// Reads what each context is still to read, which ends with the passage that its text is of, and points at the best span.
 ///
 /// # Errors
@@ -65,7 +69,7 @@ fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(R
         ids: said.unwrap_or_else(|| none.into_iter().collect()),
         place,
         first_logprob: logprob,
-        none_logprob,
+        none_logprob: none_logprob.max(if none.is_some() { LEAST_NONE.ln() } else { f32::NEG_INFINITY }),
         logprob,
         rest: logprob,
         tokens_read: 0,
@@ -104,7 +108,7 @@ mod tests {
             let logprob = want.0 - sum(0) - sum(1);
             assert!((f64::from(span.logprob) - logprob).abs() < 1e-4, "{span:?} {want:?}");
             let none = f64::from(places[0][0] + places[0][1]) - sum(0) - sum(1);
-            assert!((f64::from(span.none_logprob) - none).abs() < 1e-4);
+            assert!((f64::from(span.none_logprob) - none.max(f64::from(LEAST_NONE).ln())).abs() < 1e-4);
             assert_eq!((&forced.place, forced.logprob), (&Some(want.1.clone()), span.logprob));
             let told = (none <= 0.5f64.ln()).then_some(want.1);
             assert_eq!(span.place, told);
