@@ -11,8 +11,8 @@ A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> ques
           q     question, passage, question, answer
           multi two to five passages, then questions on any of them
           g     passage, then answers with the questions they answer: a reader that can ask makes questions for the next
-          an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by rule
-  recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys
+          an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by people or by rule
+  recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys; some also in form b
 
 Every token has a kind, which says what predicting it is for; train.py gives each kind its weight in the loss. Where the
 question came before the passage (forms b and q) the passage's tokens are also marked for pointing: the reader learns
@@ -32,6 +32,7 @@ from prepare import ANSWER, DOC, END, NONE, QUESTION, tokenizer_of
 
 KINDS = ["off", "text", "passage", "question", "answer", "none", "cloze", "recall", "close", "asking"]
 OFF, TEXT, PASSAGE, ASKED, SPAN, NOWHERE, CLOZE, RECALL, CLOSE, ASKING = range(len(KINDS))
+MADE_LEFT_OUT = 0.8                 # of the questions bent by rule, more than there are of all others: people bend better (twins.py)
 INSIDE, STARTS, ENDS = 1, 2, 4      # marks for pointing: a place that could be pointed at; where the answer starts and ends
 
 
@@ -216,7 +217,7 @@ class Asker:
         ks = list(range(s.first[c], s.first[c + 1]))
         r.shuffle(ks)
         for k in ks:
-            if s.made[k] and r.random() < 0.6:
+            if s.made[k] and r.random() < MADE_LEFT_OUT:
                 continue
             pair = self.qa(k, c, passage)
             if pair is None:
@@ -233,7 +234,7 @@ class Asker:
     def row(self, form):
         s, r, row = self.s, self.rng, Row()
         k = r.randrange(len(s.q))
-        while s.made[k] and r.random() < 0.5:
+        while s.made[k] and r.random() < MADE_LEFT_OUT:
             k = r.randrange(len(s.q))
         c = s.of_question(k)
         if form != "multi":
@@ -395,10 +396,20 @@ class Rows:
     def make(self, source, phase):
         r, row = self.rng, Row()
         if source == "recall":
-            n = int(64 * 2 ** r.uniform(1, phase.get("recall_octaves", 6)))
-            pairs = round(math.exp(r.uniform(0, math.log(max(1, min(24, n // 40))))))       # few as often as many
+            # Mostly short: what is hard is copying the digits, not the distance, and a short row has more of them a token.
+            octaves = phase.get("recall_octaves", 6)
+            n = int(64 * 2 ** r.uniform(0.5, octaves if r.random() < phase.get("recall_far", 1.0) else min(4, octaves)))
+            pairs = round(math.exp(r.uniform(0, math.log(max(1, min(32, n // 20))))))       # few as often as many
             text = self.slice_of_text(n)
-            row, _ = self.strewer.row(text[text != DOC], pairs, pairs)
+            row, chosen = self.strewer.row(text[text != DOC], pairs, pairs)
+            if n < 1024 and r.random() < phase.get("recall_again", 0.0):        # a second reading, which points
+                passage, (q, v) = row.ids[1], chosen[0]
+                row = Row()
+                row.doc(passage, PASSAGE)
+                row.ask(q, OFF)
+                row.sought(passage, OFF, v)
+                row.ask(q, OFF)
+                row.answer(v, RECALL)
             return row
         store = self.pick(source) if source != "lm" else None
         if store is None:

@@ -66,6 +66,7 @@ def test_recipe():
         assert columns[5] == "loss" and first[-1] < first[0] - 0.5, first
         run(folder, "train.py", "--out", "second", "--init", "first", "--tokens", "6000", *common)
         second, _ = losses(folder, "second")
+        assert Config.load(os.path.join(folder, "second", "mean", "config.json")).hidden_size == TINY["hidden_size"]
         assert second[0] < first[0] - 0.5, ("going on from weights starts where they were", first, second)
 
         run(folder, "rows.py", "data", "batches", "--tokenizer", "bytes", "--mixture", os.path.join(HERE, "ablation-mixture.json"), "--batches", "5", "--batch-tokens", "1024", "--processes", "2")
@@ -140,6 +141,31 @@ def test_worn():
         assert text != old["answers"][0]["text"] and new["context"] == old["context"].replace(old["answers"][0]["text"], text) and new["context"][new["answers"][0]["start"]:].startswith(text)
 
 
+def test_twins():
+    """A twin is spelt as its question and its paragraph are, and belongs to that paragraph."""
+    import twins
+    rows = [{"title": "T", "context": "The Treaty of Rome was signed in 1957. It was not liked by the Duke of Kent, who couldn't read; 12,000 people came.", "question": "When was the Treaty of Rome signed?", "answers": [{"text": "1957", "start": 33}]},
+            {"title": "T", "context": "Other: the anti-war Duke wrote to the Duke. He said so.", "question": "Who wrote?", "answers": []}]
+    pairs = [("when was the treaty of rome signed ?", "when was n't the treaty of kent signed by 12 , 000 ?"), ("is this known ?", "is this not known ?"),
+             ("who wrote ?", "the duke wrote to who ?"), ("who wrote ?", "who wrote ?")]
+    got = list(twins.twins(rows, pairs))
+    assert [d["question"] for d in got] == ["When wasn't the Treaty of Kent signed by 12,000?", "The Duke wrote to who?"], got
+    assert [d["context"] for d in got] == [d["context"] for d in rows] and not any(d["answers"] for d in got)
+
+
+def test_mean_of_last_weights():
+    import train
+    reader = torch.nn.Linear(2, 1)
+    mean, seen = train.Mean(reader, 0.5), []
+    for step in range(1, 101):
+        with torch.no_grad():
+            reader.weight.fill_(step)
+        mean.step(step, step / 100)
+        if step >= 50 and step % 10 == 0:
+            seen.append(step)
+    assert abs(mean.weights[0].mean().item() - sum(seen) / len(seen)) < 1e-4 and mean.n == len(seen) == 6
+
+
 def test_mean():
     """What ships of two runs is their mean."""
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +189,9 @@ if __name__ == "__main__":
     test_auc()
     test_pointing()
     test_worn()
+    test_twins()
     test_mean()
+    test_mean_of_last_weights()
     test_shards()
     test_recipe()
-    print("6 passed, 0 failed")
+    print("8 passed, 0 failed")

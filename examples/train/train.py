@@ -5,7 +5,7 @@
 
 Starts from scratch or from weights (--init); warms up, holds, then decays the learning rate over the last part of the
 budget (--seconds, or --tokens). Matrices of the blocks learn by Muon, the rest by AdamW. Writes RUN/log.csv and, every
---save-every seconds and at the end, RUN/model.safetensors (bf16) with config.json. On CUDA with flash-linear-attention
+--save-every seconds and at the end, RUN/model.safetensors (bf16) with config.json; RUN/mean holds the mean of the last weights. On CUDA with flash-linear-attention
 the recurrence runs in its kernel and everything around it in torch.compile (--plain: eager); elsewhere all is plain
 PyTorch >= 1.13. New stores in DATA and changes of the mixture file are picked up while training goes on.
 """
@@ -242,10 +242,34 @@ def warm(args):
     pieces(Reader(Config.load(args.config)).to(device), args, device, torch.bfloat16)
 
 
-def save(reader, args):
-    checkpoint.save(args.out, checkpoint.to_bf16(reader.state_dict()), 1 << 40)
-    with open(os.path.join(args.out, "config.json"), "w") as f:
+def save(reader, folder, weights=None):
+    checkpoint.save(folder, checkpoint.to_bf16(weights or reader.state_dict()), 1 << 40)
+    with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump(reader.c.json(), f, indent=1)
+
+
+class Mean:
+    """The mean of the weights over the last part of a run, taken every 10 steps (arXiv 1803.05407)."""
+
+    def __init__(self, reader, begins):
+        self.reader, self.begins, self.n, self.weights = reader, begins, 0, None
+
+    @torch.no_grad()
+    def step(self, step, progress):
+        if progress < self.begins or step % 10:
+            return
+        now = list(self.reader.state_dict().values())
+        if self.weights is None:
+            self.weights = [x.detach().float().clone() for x in now]
+        else:
+            torch._foreach_mul_(self.weights, self.n / (self.n + 1))
+            torch._foreach_add_(self.weights, [x.float() for x in now], alpha=1 / (self.n + 1))
+        self.n += 1
+
+    def save(self, folder):
+        if self.weights is None:        # a run of less than 10 steps
+            self.step(0, 1)
+        save(self.reader, folder, dict(zip(self.reader.state_dict(), self.weights)))
 
 
 COLUMNS = ["step", "seconds", "tokens", "tokens_per_s", "lr", "loss", "text", "answer", "none", "cloze", "recall", "pointing", "dev_a", "dev_b", "dev_pointing"]
@@ -288,7 +312,7 @@ def train(args):
     feed = Feed(queue, device)
     batch = feed.next()
     sums, pointings, chance = torch.zeros(2, len(KINDS), device=device), torch.zeros(2, device=device), torch.Generator().manual_seed(args.seed)
-    state = reader.empty_state()
+    state, average = reader.empty_state(), Mean(reader, 1 - args.mean_share)
     start = last = saved = devved = time.time()
     seconds = args.deadline - start if args.deadline else args.seconds
     last_tokens, spent, table = 0, 0.0, None
@@ -318,6 +342,7 @@ def train(args):
         done, batch = batch, feed.next()
         step += 1
         tokens += len(kind)
+        average.step(step, p)
         if args.profile and step == 30:
             profile(reader, done, table, dtype, fns, muon, state)
         if step % args.log_every == 0 or step == 10:
@@ -339,9 +364,10 @@ def train(args):
             pointings.zero_()
             last, last_tokens = time.time(), tokens
         if time.time() - saved > args.save_every:
-            save(reader, args)
+            save(reader, args.out)
             saved = time.time()
-    save(reader, args)
+    save(reader, args.out)
+    average.save(os.path.join(args.out, "mean"))
     for w in workers:
         w.terminate()
     summary = {"steps": step, "tokens": tokens, "seconds": round(spent, 1), "tokens_per_s": round(tokens / max(spent, 1e-9)), **dev_loss(reader, dev, dtype, device)}
@@ -387,6 +413,7 @@ def arguments(argv=None):
     p.add_argument("--decay", type=float, default=0.1, help="weight decay of the matrices")
     p.add_argument("--warmup", type=float, default=30, help="seconds")
     p.add_argument("--decay-share", type=float, default=0.4, help="last part of the budget over which the rate falls")
+    p.add_argument("--mean-share", type=float, default=0.3, help="last part of the budget over which the weights in OUT/mean are a mean")
     p.add_argument("--replay", help="a folder of batches that rows.py wrote, taken in their order")
     p.add_argument("--workers", type=int, default=max(1, min(8, (os.cpu_count() or 2) - 1)))
     p.add_argument("--log-every", type=int, default=50)
