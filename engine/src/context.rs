@@ -11,6 +11,8 @@
 //! told. With a store beside it, the states at the ends of sections (`sections.rs`) and of the text are kept there too: a text that
 //! was edited is read again from its first changed section only.
 
+mod asking;
+mod kept;
 mod lock;
 mod log;
 mod pack;
@@ -21,7 +23,7 @@ mod turns;
 mod verify;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,14 +31,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::answer::{Asked, Silence, after_one_reading, answer_spans_at};
 use crate::cancel::{Cancel, Pace};
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
-use crate::snapshot::{Chain, Form, Restore, Snapshot, SnapshotKey};
+use crate::snapshot::Chain;
 use crate::state::{SEGMENT, State};
 use crate::store::Store;
+pub use asking::ContextAnswer;
+use kept::{Due, write_whole};
 use lock::Lock;
 use log::{Log, LogSpans, SEAL};
 pub use sections::{MOST_SECTIONS, SECTION_TOKENS};
@@ -69,23 +72,6 @@ pub struct Context {
     spans: Option<LogSpans>,
 }
 
-/// An answer from a context.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ContextAnswer {
-    /// A span of the text, or none.
-    pub answer: Option<String>,
-    /// Log-odds of its first token against none: how sure the reader is.
-    pub margin: Option<f32>,
-    /// First byte of the answer in the text.
-    pub start: Option<u64>,
-    /// The byte after its last.
-    pub end: Option<u64>,
-    /// Tokens run through the reader in this call.
-    pub tokens_read: u64,
-    /// Tokens that the kept state held.
-    pub tokens_restored: u64,
-}
-
 /// Sizes of a context.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ContextStatus {
@@ -107,13 +93,6 @@ pub struct ContextStatus {
     pub turns: usize,
     /// What happened that the user should know.
     pub notices: Vec<String>,
-}
-
-/// What is to be written of a state: `offer` to the store, at what it cost to read.
-struct Due {
-    key: SnapshotKey,
-    offer: Option<f32>,
-    keep: bool,
 }
 
 impl Context {
@@ -311,122 +290,6 @@ impl Context {
         Ok(())
     }
 
-    /// Asks the text; question and answer become part of what the next question is asked after.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for an empty question or a text not wholly read; [`Error::Context`] when another process has it or it is
-    /// damaged; as [`crate::model::Model::forward`].
-    pub fn ask(&mut self, question: &str) -> Result<ContextAnswer> {
-        self.ask_with(question, &Cancel::new())
-    }
-
-    /// As [`Context::ask`], until `cancel`.
-    ///
-    /// # Errors
-    /// As [`Context::ask`]; [`Error::Cancelled`]: then nothing was asked.
-    pub fn ask_with(&mut self, question: &str, cancel: &Cancel) -> Result<ContextAnswer> {
-        self.lock.held(&self.folder)?;
-        if self.state.tokens() < self.all_tokens() {
-            return Err(Error::Input(format!("{} is not wholly read yet: read it on first", self.folder.display())));
-        }
-        let asked = after_one_reading(&self.reader, question)?;
-        let before = self.state.tokens();
-        let spans = match self.spans.take() {
-            Some(spans) => spans,
-            None => self.spans()?,
-        };
-        let mut fork = self.state.clone();
-        let mut pace = Pace::until(cancel);
-        let span = answer_spans_at(
-            &self.reader,
-            &mut [Asked { state: &mut fork, ids: &asked, silence: Silence::Allowed, text: &spans }],
-            &mut pace,
-        );
-        self.spans = Some(spans);
-        let span = span?.into_iter().next();
-        let place = span.as_ref().and_then(|s| s.place.clone());
-        let (answer, range) = match place {
-            Some(place) => self.quote(self.log.bytes_of(place)?)?,
-            None => (None, None),
-        };
-        let decoded = span.as_ref().map(|s| s.ids.as_slice()).unwrap_or_default();
-        let ids: Vec<u32> = asked.iter().chain(decoded).copied().chain(self.reader.prompt().end()).collect();
-        // The fork has read the question and most of the answer already.
-        let done = (fork.tokens() - before) as usize;
-        let mut rest = [Sequence { ids: &ids[done..], state: &mut fork }];
-        self.reader.forward_at(&mut rest, Want::Nothing, &mut pace, &mut |_, _, _| {})?;
-        self.keep(&format!("turn-{}", self.turns.len()))?;
-        if let Some(old) = self.turns.len().checked_sub(KEPT_TURNS) {
-            let _ = fs::remove_file(self.folder.join(format!("turn-{old}")));
-        }
-        self.state = fork;
-        self.chain.extend(&ids);
-        let tokens_read = ids.len() as u64;
-        self.turns.push(Turn { question: question.trim().to_string(), answer: answer.clone(), ids });
-        turns::write(&self.folder, &self.turns)?;
-        self.keep("state")?;
-        Ok(ContextAnswer {
-            answer,
-            margin: span.map(|s| s.margin()).filter(|m| m.is_finite()),
-            start: range.as_ref().map(|r| r.start),
-            end: range.map(|r| r.end),
-            tokens_read,
-            tokens_restored: before,
-        })
-    }
-
-    /// The index over what was read, proven.
-    pub(crate) fn spans(&self) -> Result<LogSpans> {
-        Log::spans(&self.log)
-    }
-
-    /// The first token of the answer to `question`; nothing is remembered of it.
-    ///
-    /// # Errors
-    /// As [`Context::ask`].
-    pub fn first_token(&self, question: &str) -> Result<u32> {
-        let asked = after_one_reading(&self.reader, question)?;
-        let mut best = (f32::NEG_INFINITY, 0);
-        let mut fork = self.state.clone();
-        self.reader.forward(&mut [Sequence { ids: &asked, state: &mut fork }], Want::Last, &mut |_, _, logits| {
-            best = (0u32..).zip(logits).fold(best, |best, (id, l)| if *l > best.0 { (*l, id) } else { best });
-        })?;
-        Ok(best.1)
-    }
-
-    /// Takes back the last `turns` questions.
-    ///
-    /// # Errors
-    /// [`Error::Input`] when there are not as many; as [`Context::advance`] when the state from before was not kept any more.
-    pub fn undo(&mut self, turns: usize) -> Result<()> {
-        let Some(left) = self.turns.len().checked_sub(turns) else {
-            return Err(Error::Input(format!("{turns} turns cannot be taken back: there are {}", self.turns.len())));
-        };
-        if turns == 0 {
-            return Ok(());
-        }
-        self.lock.held(&self.folder)?;
-        self.turns.truncate(left);
-        turns::write(&self.folder, &self.turns)?;
-        let before = self.folder.join(format!("turn-{left}"));
-        match self.load(&before)? {
-            Ok((state, chain)) if state.tokens() == self.all_tokens() => {
-                (self.state, self.chain) = (state, chain);
-                self.keep("state")?;
-            }
-            _ => {
-                self.state = State::empty(self.reader.config());
-                self.chain = Chain::new(self.reader.fingerprint());
-                self.restore_from_store()?;
-                self.advance(&Cancel::new(), &mut |_, _| {})?;
-            }
-        }
-        for turn in left..left + turns {
-            let _ = fs::remove_file(self.folder.join(format!("turn-{turn}")));
-        }
-        Ok(())
-    }
-
     /// Copies the context to `folder`: both go on from here on their own.
     ///
     /// # Errors
@@ -520,79 +383,6 @@ impl Context {
         chain.extend(&self.ids(text..tokens)?);
         Ok(chain)
     }
-
-    /// The text at `range`, white space around it left out.
-    fn quote(&self, range: Range<u64>) -> Result<(Option<String>, Option<Range<u64>>)> {
-        let Ok(text) = std::str::from_utf8(self.log.text(range.clone())?) else { return Ok((None, None)) };
-        let start = range.start + (text.len() - text.trim_start().len()) as u64;
-        let text = text.trim();
-        let end = start + text.len() as u64;
-        Ok(if text.is_empty() { (None, None) } else { (Some(text.to_string()), Some(start..end)) })
-    }
-
-    /// Puts a state where it is due. What the store refuses costs time later, nothing else.
-    fn write(&self, state: &State, due: Due) -> Result<()> {
-        let (tokens, fingerprint, data) = (state.tokens(), self.reader.fingerprint(), state.elements_here());
-        if let (Some(store), Some(cost_ms)) = (&self.store, due.offer) {
-            let _ = store.put(&due.key, fingerprint, tokens, &data, cost_ms);
-        }
-        if due.keep {
-            let bytes = Snapshot::encode(tokens, &data, fingerprint, &due.key, Form::F32);
-            write_whole(&self.folder.join("state"), &bytes)?;
-        }
-        Ok(())
-    }
-
-    fn keep(&self, name: &str) -> Result<()> {
-        let (tokens, key) = (self.state.tokens(), self.chain.key());
-        let bytes = Snapshot::encode(tokens, &self.state.elements_here(), self.reader.fingerprint(), &key, Form::F32);
-        write_whole(&self.folder.join(name), &bytes)
-    }
-
-    /// The state in `file`, proven to be the one after a prefix of the ids, and their chain; a sentence where it is not.
-    fn load(&self, file: &Path) -> Result<std::result::Result<(State, Chain), String>> {
-        let read = fs::read(file).map_err(|e| e.to_string());
-        let read = read.and_then(|bytes| Snapshot::tokens_of(&bytes).map(|n| (bytes, n)).map_err(|e| e.to_string()));
-        let (bytes, tokens) = match read {
-            Ok((_, tokens)) if tokens > self.all_tokens() => return Ok(Err("it is of another text".into())),
-            Ok(read) => read,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let chain = self.chain_of(tokens)?;
-        let state = Snapshot::decode(&bytes, self.reader.fingerprint(), &chain.key()).map_err(|e| e.to_string());
-        let since = self.since_boundary(tokens)?;
-        let state = state.and_then(|s| self.reader.take_up(s.tokens, s.data, &since).ok_or("it is of another size".into()));
-        Ok(state.map(|state| (state, chain)))
-    }
-
-    fn restore(&mut self) -> Result<()> {
-        let file = self.folder.join("state");
-        if !file.exists() {
-            return Ok(());
-        }
-        match self.load(&file)? {
-            Ok((state, chain)) => (self.state, self.chain) = (state, chain),
-            Err(reason) => self
-                .notices
-                .push(format!("the kept state of {} was refused and the text is read again: {reason}", self.folder.display())),
-        }
-        Ok(())
-    }
-
-    /// Where nothing is read yet, the longest part of the text that the store has a state of.
-    fn restore_from_store(&mut self) -> Result<()> {
-        let Some(store) = self.store.as_ref().filter(|_| self.state.tokens() == 0) else { return Ok(()) };
-        let log = &self.log;
-        let found = store.longest_of(self.reader.fingerprint(), log.tokens(), &mut |chain, range| log.hash(chain, range))?;
-        // A state that is only near is not the one that this context stands for.
-        if let (Some(snapshot), Restore::Exact { tokens } | Restore::Prefix { tokens }) = found
-            && let Some(state) = self.reader.take_up(snapshot.tokens, snapshot.data, &self.since_boundary(tokens)?)
-        {
-            self.chain = self.chain_of(tokens)?;
-            self.state = state;
-        }
-        Ok(())
-    }
 }
 
 fn refuse_taken(folder: &Path) -> Result<()> {
@@ -613,16 +403,4 @@ impl<R: Read> Read for Stoppable<'_, R> {
         self.cancel.check().map_err(std::io::Error::other)?;
         self.source.read(buffer)
     }
-}
-
-/// Written beside and renamed: a reader sees the old bytes or the new ones.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("part");
-    let write = || {
-        let mut file = File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    write().map_err(|e| Error::io(path, e))
 }
