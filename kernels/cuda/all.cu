@@ -1,5 +1,7 @@
 // Everything that is embedded, as one unit.
-#include "gdn2_chunk.cu"
+#include "gdn2_prepare.cu"
+#include "gdn2_scan.cu"
 #include "gdn2_step.cu"
 #include "narrow.cu"
 #include "rows.cu"
+#include "one.cu"

@@ -1,50 +1,12 @@
 // Times of the kernels on a GPU, sizes of blocks side by side, and a check against a plain kernel in f64 (`check`).
-// nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a bench.cu && ./a.out [check|chunk|long|step|narrow]
-#include "all.cu"
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cuda_runtime.h>
-#include <string>
-#include <vector>
-#define CK(x)                                                                                                                    \
-    do {                                                                                                                         \
-        cudaError_t e = (x);                                                                                                     \
-        if (e != cudaSuccess) {                                                                                                  \
-            printf("CUDA %s at %s:%d\n", cudaGetErrorString(e), __FILE__, __LINE__);                                             \
-            exit(1);                                                                                                             \
-        }                                                                                                                        \
-    } while (0)
+// nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a bench.cu && ./a.out [check|small|chunk|long|step]
+// `small` is a check of few tokens, for compute-sanitizer.
+#include "bench.cuh"
 template <int K, int S, bool F> __global__ void __launch_bounds__(32 * (SCAN_WARPS + F)) scan_v(const __grid_constant__ ChunkParams p) {
     scan_block<K, S, F>(p);
 }
 template <int K, int MB> __global__ void __launch_bounds__(K, MB) prepare_v(const __grid_constant__ ChunkParams p) {
     prepare_block<K, true>(p);
-}
-// As the engine launches: a kernel may begin while the one before it runs.
-template <class P> void launch_early(void (*f)(P), dim3 grid, int threads, int shared, cudaStream_t st, P p, bool early = true) {
-    cudaLaunchAttribute a;
-    a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    a.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t c{};
-    c.gridDim = grid, c.blockDim = dim3(threads), c.dynamicSmemBytes = shared, c.stream = st, c.attrs = &a, c.numAttrs = early;
-    CK(cudaLaunchKernelEx(&c, f, p));
-}
-__device__ u32 hash_(u64 x) {
-    x ^= x >> 33;
-    x *= 0xff51afd7ed558ccdULL;
-    x ^= x >> 33;
-    x *= 0xc4ceb9fe1a85ec53ULL;
-    x ^= x >> 33;
-    return (u32)x;
-}
-__device__ float uni(u64 i, u64 seed) { return (hash_(i + (seed << 40)) >> 8) * (1.0f / 16777216.0f) * 2 - 1; }
-__global__ void fill(bf16* x, long n, u64 seed, float scale) {
-    for (long i = blockIdx.x * 256l + threadIdx.x; i < n; i += gridDim.x * 256l) x[i] = narrow(uni(i, seed) * scale);
-}
-__global__ void fillf(float* x, long n, u64 seed, float scale, float off) {
-    for (long i = blockIdx.x * 256l + threadIdx.x; i < n; i += gridDim.x * 256l) x[i] = uni(i, seed) * scale + off;
 }
 // One thread a (sequence, head, v): the definition in f32/f64.
 template <int K> __global__ void plain(ChunkParams p, float* states, float* out, int T) {
@@ -76,39 +38,12 @@ template <int K> __global__ void plain(ChunkParams p, float* states, float* out,
     }
     for (int c = 0; c < K; c++) st[c * p.value_dim] = x[c];
 }
-template <class T> T* dev(long n) {
-    T* p;
-    CK(cudaMalloc(&p, n * sizeof(T)));
-    return p;
-}
-static cudaStream_t st0, st1;
-static cudaEvent_t e0, e1, ea, eb;
-template <class F> float timed(F f, int n = 20) {
-    f();
-    f();
-    CK(cudaStreamSynchronize(st0));
-    std::vector<float> t;
-    for (int i = 0; i < n; i++) {
-        CK(cudaEventRecord(e0, st0));
-        f();
-        CK(cudaEventRecord(e1, st0));
-        CK(cudaEventSynchronize(e1));
-        float ms;
-        CK(cudaEventElapsedTime(&ms, e0, e1));
-        t.push_back(ms);
-    }
-    CK(cudaGetLastError());
-    std::sort(t.begin(), t.end());
-    return t[n / 2];
-}
 typedef void (*ScanFn)(ChunkParams);
 struct Case {
     int B;
     long T;
     int H;
 };
-static double copy_rate;
-static int processors;
 template <int K> void run(Case c, bool check) {
     const int V = K;
     long M = c.B * c.T, n = M * c.H * K;
@@ -165,25 +100,23 @@ template <int K> void run(Case c, bool check) {
         const char* name;
         ScanFn fn;
         int smem, threads;
+        bool both;
     };
     std::vector<Var> scans, preps;
-    auto add = [](std::vector<Var>& to, const char* name, ScanFn fn, int smem, int threads) {
+    auto add = [](std::vector<Var>& to, const char* name, ScanFn fn, int smem, int threads, bool both = false) {
         CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-        to.push_back({name, fn, smem, threads});
+        to.push_back({name, fn, smem, threads, both});
     };
-    const bool many = c.H * V / 64 * c.B > 2 * processors;
-    const ScanFn one = K == 128 ? gdn2_scan_k128 : gdn2_scan_k64, more = K == 128 ? gdn2_scan_many_k128 : gdn2_scan_many_k64;
-    if (!many) add(scans, "as it is", one, sizeof(ScanShared<K, SCAN_STAGES>), 160);
-    add(scans, "of many", more, sizeof(ScanShared<K, SCAN_STAGES>), 128);
+    const bool wide = K == 128;
+    add(scans, "a warp fetches", wide ? gdn2_scan_k128 : gdn2_scan_k64, sizeof(ScanShared<K, SCAN_STAGES>), 160, true);
+    add(scans, "of many", wide ? gdn2_scan_many_k128 : gdn2_scan_many_k64, sizeof(ScanShared<K, SCAN_STAGES>), 128, true);
     add(scans, "3 stages, a warp fetches", scan_v<K, 3, true>, sizeof(ScanShared<K, 3>), 160);
-    add(scans, "4 stages, a warp fetches", scan_v<K, 4, true>, sizeof(ScanShared<K, 4>), 160);
-    add(scans, "6 stages, a warp fetches", scan_v<K, 6, true>, sizeof(ScanShared<K, 6>), 160);
-    add(scans, "3 stages", scan_v<K, 3, false>, sizeof(ScanShared<K, 3>), 128);
-    add(scans, "6 stages", scan_v<K, 6, false>, sizeof(ScanShared<K, 6>), 128);
-    add(preps, "as it is", K == 128 ? gdn2_prepare_k128 : gdn2_prepare_k64, sizeof(PrepareShared<K>), K);
-    add(preps, "5 blocks", prepare_v<K, 5>, sizeof(PrepareShared<K>), K);
+    add(scans, "8 stages, a warp fetches", scan_v<K, 8, true>, sizeof(ScanShared<K, 8>), 160);
+    add(scans, "of many, 3 stages", scan_v<K, 3, false>, sizeof(ScanShared<K, 3>), 128);
+    // So much shared memory that nothing runs beside it.
+    add(scans, "a warp fetches, alone on a processor", scan_v<K, SCAN_STAGES, true>, 200 << 10, 160, true);
+    add(preps, "as it is", wide ? gdn2_prepare_k128 : gdn2_prepare_k64, sizeof(PrepareShared<K>), K);
     add(preps, "6 blocks", prepare_v<K, 6>, sizeof(PrepareShared<K>), K);
-    add(preps, "8 blocks", prepare_v<K, 8>, sizeof(PrepareShared<K>), K);
     auto prep = [&](Var& a, ChunkParams p, cudaStream_t st) { a.fn<<<p.slice * c.B * c.H, a.threads, a.smem, st>>>(p); };
     auto scan = [&](Var& a, ChunkParams p, cudaStream_t st) { a.fn<<<dim3(c.H * V / 64, c.B), a.threads, a.smem, st>>>(p); };
     double hm = (double)M * c.H, floor_ms = (hm * K * 2 * 7 + 0) / copy_rate * 1e-6;
@@ -225,11 +158,12 @@ template <int K> void run(Case c, bool check) {
         cudaFree(ref);
         cudaFree(rs);
     } else {
-        for (auto& pp : preps) printf("prepare %-9s %.3f ms\n", pp.name, timed([&] { prep(pp, p, st0); }));
-        for (auto& a : scans) printf("scan %-12s %.3f ms\n", a.name, timed([&] { scan(a, p, st0); }));
-        // Overlapped, in slices.
+        for (auto& pp : preps) printf("prepare %s %.3f ms\n", pp.name, timed([&] { prep(pp, p, st0); }));
+        for (auto& a : scans) printf("scan %s: %.3f ms\n", a.name, timed([&] { scan(a, p, st0); }));
+        // Both: in slices, one prepared while the one before is gone through.
         for (auto& pp : {preps[0]})
-            for (auto& a : {scans[0]}) {
+            for (auto& a : scans) {
+                if (!a.both) continue;
                 Var pp_ = pp, a_ = a;
                 printf("both %s, %s:", pp.name, a.name);
                 printf(" whole %.3f", timed(
@@ -238,7 +172,7 @@ template <int K> void run(Case c, bool check) {
                                               scan(a_, p, st0);
                                           },
                                           10));
-                for (int slice : {16, 32, 64, 128, 256, 512, 1024}) {
+                for (int slice : {32, 64, 128, 256, 512, 1024}) {
                     if (slice * 2 > longest) continue;
                     float t = timed(
                         [&] {
@@ -341,67 +275,17 @@ void steps() {
         cudaFree(d);
     }
 }
-void narrows() {
-    struct S {
-        int n, k;
-    };
-    for (S s : {S{10496, 2304}, S{2304, 2048}, S{12416, 2304}, S{2304, 6208}, S{32000, 2304}, S{2048, 128}}) {
-        int sets = std::max<long>(2, 200000000l / ((long)s.n * s.k * 2));
-        bf16* w = dev<bf16>((long)s.n * s.k * sets);
-        fill<<<1024, 256>>>(w, (long)s.n * s.k * sets, 5, 1);
-        bf16* x = dev<bf16>(256l * s.k);
-        fill<<<256, 256>>>(x, 256l * s.k, 6, 1);
-        bf16* out = dev<bf16>(256l * s.n);
-        CK(cudaDeviceSynchronize());
-        printf("narrow N%d K%d:", s.n, s.k);
-        for (int m : {1, 8, 16, 32, 64, 256}) {
-            int bl = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, tiles = (s.n + 15) / 16;
-            auto fn = bl == 1 ? narrow_1 : bl == 2 ? narrow_2 : bl == 4 ? narrow_4 : narrow_8;
-            CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, 2 * bl * 4096));
-            cudaGraph_t gr;
-            cudaGraphExec_t ge;
-            CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
-            for (int i = 0; i < sets; i++) {
-                NarrowParams p{x, w + (long)i * s.n * s.k, out, nullptr, m, s.n, s.k, s.k, s.n, 0};
-                launch_early(fn, dim3(std::min(tiles, processors * (bl == 2 ? 2 : 1)), (m + 8 * bl - 1) / (8 * bl)), 256, 2 * bl * 4096,
-                             st0, p);
-            }
-            CK(cudaStreamEndCapture(st0, &gr));
-            CK(cudaGraphInstantiate(&ge, gr, 0));
-            float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
-            printf(" m%d %.2f us %.0f%%", m, t * 1e3, 100 * ((double)s.n * s.k * 2) / copy_rate / t * 1e-6);
-            CK(cudaGraphExecDestroy(ge));
-        }
-        printf("\n");
-        cudaFree(w);
-        cudaFree(x);
-        cudaFree(out);
-    }
-}
 int main(int argc, char** argv) {
     // The scan goes before what is prepared for the next one; `flat`: it does not.
-    const bool flat = argc > 2 && std::string(argv[2]) == "flat";
-    int least = 0, most = 0;
-    CK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
-    CK(cudaDeviceGetStreamPriorityRange(&least, &most));
-    CK(cudaStreamCreateWithPriority(&st0, cudaStreamNonBlocking, flat ? least : most));
-    CK(cudaStreamCreateWithPriority(&st1, cudaStreamNonBlocking, least));
-    cudaEventCreate(&e0);
-    cudaEventCreate(&e1);
-    cudaEventCreateWithFlags(&ea, cudaEventDisableTiming);
-    cudaEventCreateWithFlags(&eb, cudaEventDisableTiming);
-    {
-        long n = 4l << 30;
-        u8 *a = dev<u8>(n), *b = dev<u8>(n);
-        CK(cudaMemset(a, 1, n));
-        CK(cudaMemset(b, 1, n));
-        float t = timed([&] { CK(cudaMemcpyAsync(b, a, n, cudaMemcpyDeviceToDevice, st0)); }, 5);
-        copy_rate = 2.0 * n / t * 1e-6;
-        printf("copy %.0f GB/s\n", copy_rate);
-        cudaFree(a);
-        cudaFree(b);
-    }
+    open_streams(argc > 2 && std::string(argv[2]) == "flat");
     std::string what = argc > 1 ? argv[1] : "all";
+    if (what == "small") {
+        copy_rate = 1;
+        run<128>({1, 100, 2}, true);
+        run<64>({2, 50, 2}, true);
+        return 0;
+    }
+    measure_copies();
     auto is = [&](const char* s) { return what == "all" || what == s; };
     if (is("check")) {
         run<128>({2, 1000, 4}, true);
@@ -414,5 +298,4 @@ int main(int argc, char** argv) {
     }
     if (is("long")) run<128>({1, 131072, 16}, false);
     if (is("step")) steps();
-    if (is("narrow")) narrows();
 }

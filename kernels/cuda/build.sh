@@ -5,7 +5,7 @@
 # usage: build.sh [FOLDER], or build.sh --hash to print the hash of the sources.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-hash() { cat params.cuh ptx.cuh gdn2_chunk.cu gdn2_step.cu narrow.cu rows.cu all.cu build.sh | sha256sum | cut -d' ' -f1; }
+hash() { cat params.cuh ptx.cuh gdn2_prepare.cu gdn2_scan.cu gdn2_step.cu narrow.cu rows.cu one.cu all.cu build.sh | sha256sum | cut -d' ' -f1; }
 if [ "${1:-}" = --hash ]; then hash; exit; fi
 nvcc="${NVCC:-nvcc}"
 out="${1:-code}"

@@ -242,6 +242,7 @@ inline void copy_bulk_out(void* to, const void* from, u32 bytes) {
 }
 inline void after_others() {}
 inline uint4 load_once(const void* p) { return *(const uint4*)p; }
+inline void store16(float* p, float4 x) { *(float4*)p = x; }
 template <class T> T* in_global(T* p) { return p; }
 inline void copies_arrive(u64* b) {
     copies_commit();

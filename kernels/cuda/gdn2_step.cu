@@ -125,7 +125,7 @@ template <int K, int V> DEVICE void step_block(const StepParams& p) {
             const int c = first + r * ROWS;
             const float k = s.k[c];
             x[r].x += k * u.x, x[r].y += k * u.y, x[r].z += k * u.z, x[r].w += k * u.w;
-            *(float4*)(state + c * V) = x[r];
+            store16(state + c * V, x[r]);
         }
         if (i < V) {
             const int c = j * V + i;

@@ -81,6 +81,21 @@ struct NarrowParams {
 };
 static_assert(sizeof(NarrowParams) == 4 * 8 + 6 * 4, "params.rs has the same");
 
+// As NarrowParams for one row, which the kernel makes itself; or for two products of the same N and K, each with its row, matrix and result.
+struct OneParams {
+    const bf16* x[2];       // [K], where it is neither of the next
+    const float* residual;  // [K], whose norm times `weight` is the row
+    const float* weight;    // [K]
+    const bf16* gate_up;    // [2 K]: silu of the first half times the second is the row
+    const bf16* w[2];       // [N, K]
+    bf16* out[2];           // [N]
+    float* sum;             // [N]
+    int n, k, add, products;
+    int rows;               // of a tile
+    float eps;
+};
+static_assert(sizeof(OneParams) == 10 * 8 + 6 * 4, "params.rs has the same");
+
 struct RowParams {
     const bf16* x;
     float* residual;
@@ -119,7 +134,7 @@ struct ConvParams {
 };
 static_assert(sizeof(ConvParams) == 7 * 8 + 4 * 4, "params.rs has the same");
 
-// Where the parts of a tile's record lie, in bytes: see gdn2_chunk.cu.
+// Where the parts of a tile's record lie, in bytes: see gdn2_prepare.cu.
 template <int K> struct Record {
     static constexpr int KEYS = 64 * K, DECAY = 96 * K, SCORES = 100 * K, INVERSE = 100 * K + 512, BYTES = 100 * K + 1024;
 };

@@ -24,15 +24,11 @@ KERNEL(ROW_THREADS, embed, RowParams) {
     for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) to[i] = widen(from[i]);
 }
 
-// out [M, D] = residual [M or those of `ids`, D] / rms * weight [D]. A block a row; four elements a thread at a time where rows allow.
-KERNEL(ROW_THREADS, rms_norm, RowParams) {
-    DYNAMIC_SHARED(scratch);
-    const long row = blockIdx.x;
+// out [D] = x [D] / rms * weight [D], by a block; four elements a thread at a time where rows allow.
+DEVICE void norm_row(const float* x, const float* weight, int d, float eps, float* scratch, bf16* out) {
     constexpr int HELD = 4;  // up to 4,096 elements stay in registers
-    after_others();
-    const float* x = p.residual + (p.ids ? (long)p.ids[row] : row) * p.d;
     const float4* x4 = (const float4*)x;
-    const int fours = p.d % 4 ? 0 : p.d / 4;
+    const int fours = d % 4 ? 0 : d / 4;
     float4 held[HELD];
     float sum = 0.0f;
 #pragma unroll
@@ -42,21 +38,31 @@ KERNEL(ROW_THREADS, rms_norm, RowParams) {
         sum += held[n].x * held[n].x + held[n].y * held[n].y + held[n].z * held[n].z + held[n].w * held[n].w;
     }
     const int rest = min(fours, HELD * ROW_THREADS) * 4 + threadIdx.x;
-    for (int i = rest; i < p.d; i += ROW_THREADS) sum += x[i] * x[i];
-    const float scale = rsqrtf(block_sum(sum, (float*)scratch) / p.d + p.eps);
-    bf16* out = p.out + row * p.out_row;
+    for (int i = rest; i < d; i += ROW_THREADS) sum += x[i] * x[i];
+    const float scale = rsqrtf(block_sum(sum, scratch) / d + eps);
 #pragma unroll
     for (int n = 0; n < HELD; n++) {
         const int i = threadIdx.x + n * ROW_THREADS;
         if (i < fours) {
-            const float4 w = ((const float4*)p.weight)[i], y = held[n];
+            const float4 w = ((const float4*)weight)[i], y = held[n];
             *(uint2*)(out + 4 * i) = make_uint2(pack(y.x * scale * w.x, y.y * scale * w.y), pack(y.z * scale * w.z, y.w * scale * w.w));
         }
     }
-    for (int i = rest; i < p.d; i += ROW_THREADS) out[i] = narrow(x[i] * scale * p.weight[i]);
+    for (int i = rest; i < d; i += ROW_THREADS) out[i] = narrow(x[i] * scale * weight[i]);
+}
+
+// norm_row of rows of the residual stream: M of them, or those of `ids`. A block a row.
+KERNEL(ROW_THREADS, rms_norm, RowParams) {
+    DYNAMIC_SHARED(scratch);
+    const long row = blockIdx.x;
+    after_others();
+    norm_row(p.residual + (p.ids ? (long)p.ids[row] : row) * p.d, p.weight, p.d, p.eps, (float*)scratch, p.out + row * p.out_row);
 }
 
 DEVICE u32 swiglu_pair(u32 gate, u32 up) { return pack(silu(low(gate)) * low(up), silu(high(gate)) * high(up)); }
+DEVICE uint4 swiglu_pairs(uint4 g, uint4 u) {
+    return make_uint4(swiglu_pair(g.x, u.x), swiglu_pair(g.y, u.y), swiglu_pair(g.z, u.z), swiglu_pair(g.w, u.w));
+}
 
 // out [M, D] = silu(x [M, 0..D]) * x [M, D..2D]. A thread eight elements, or two where D is no multiple of 8; grid (D / (256 * them), M).
 KERNEL(ROW_THREADS, swiglu, RowParams) {
@@ -68,8 +74,7 @@ KERNEL(ROW_THREADS, swiglu, RowParams) {
     if (p.d % 8 == 0) {
         const int i = thread * 8;
         if (i >= p.d) return;
-        const uint4 g = *(const uint4*)(x + i), u = *(const uint4*)(x + p.d + i);
-        *(uint4*)(out + i) = make_uint4(swiglu_pair(g.x, u.x), swiglu_pair(g.y, u.y), swiglu_pair(g.z, u.z), swiglu_pair(g.w, u.w));
+        *(uint4*)(out + i) = swiglu_pairs(*(const uint4*)(x + i), *(const uint4*)(x + p.d + i));
     } else {
         const int i = thread * 2;
         if (i >= p.d) return;

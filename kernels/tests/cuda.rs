@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a panic is the report
 
 mod inputs;
+mod made;
 mod rows;
 
 use std::path::Path;
@@ -294,7 +295,7 @@ fn products_are_those_of_each_row_alone() {
     let mut r = Random::fresh("products");
     for gpu in devices("products_are_those_of_each_row_alone") {
         let sizes: &[(usize, usize)] = if is_emulated(&gpu) {
-            &[(24, 40), (17, 264)]
+            &[(24, 40), (17, 264), (110, 40)]
         } else {
             &[(24, 40), (17, 264), (384, 1024), (4096, 384), (1000, 2304), (2304, 6208)]
         };
@@ -329,6 +330,7 @@ fn products_are_those_of_each_row_alone() {
                 gpu.narrow(View::dense(&rows, k), m, &on_device, n, k, Out::Added(View::dense(&out, n))).unwrap();
                 assert_same("added", &out.to_vec::<f32>().unwrap(), &twice);
             }
+            made::check(&gpu, &mut r, &on_device, n, k);
             if is_emulated(&gpu) || n % 8 != 0 {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! One pass through all blocks: rows of whole segments, or one token of each of some sequences.
 
 use half::bf16;
-use palimpsest_kernels::cuda::{Buffer, Chunk, CudaError, Gpu, Out, Projection, Table, View};
+use palimpsest_kernels::cuda::{Buffer, Chunk, CudaError, Gpu, Made, Out, Projection, Table, View};
 
 use super::{DeviceModel, LOGIT_ROWS};
 use crate::cancel::Pace;
@@ -127,7 +127,6 @@ impl DeviceModel {
     pub(super) fn step_pass(&self, s: &Scratch, table: &Table, m: usize, with_logits: bool) -> Result<(), CudaError> {
         let (c, gpu, columns) = (&self.config, &self.gpu, Columns::of(&self.config));
         let d = c.width;
-        let normed = View::dense(&s.normed, d);
         let projected = View::dense(&s.projected, columns.all);
         let (gate, mixed) = (View::dense(&s.gate, columns.values), View::dense(&s.mixed, columns.values));
         let decay = View::dense(&s.decay, columns.keys);
@@ -135,18 +134,22 @@ impl DeviceModel {
         gpu.embed(&s.ids, m, &self.embedding, d, &s.residual)?;
         for (layer, b) in self.blocks.iter().enumerate() {
             let at = LayerOffsets::of(c, layer).recurrent;
-            gpu.rms_norm(&s.residual, None, m, &b.attn_norm, c.norm_eps, &s.normed)?;
-            gpu.narrow(normed, m, &b.into, columns.all, d, Out::Rounded(projected))?;
-            gpu.narrow(projected.from(columns.decay_low), m, &b.f_up, columns.keys, c.decay_rank, Out::Rounded(decay))?;
-            gpu.narrow(projected.from(columns.gate_low), m, &b.g_up, columns.values, c.gate_rank, Out::Rounded(gate))?;
+            let normed = |weight| Made::Normed { residual: &s.residual, weight, eps: c.norm_eps, into: &s.normed };
+            gpu.narrow_of(normed(&b.attn_norm), m, &b.into, columns.all, d, Out::Rounded(projected))?;
+            let (decay_low, gate_low) = (projected.from(columns.decay_low), projected.from(columns.gate_low));
+            if (columns.keys, c.decay_rank) == (columns.values, c.gate_rank) {
+                gpu.narrow_two([decay_low, gate_low], m, [&b.f_up, &b.g_up], columns.keys, c.decay_rank, [decay, gate])?;
+            } else {
+                gpu.narrow(decay_low, m, &b.f_up, columns.keys, c.decay_rank, Out::Rounded(decay))?;
+                gpu.narrow(gate_low, m, &b.g_up, columns.values, c.gate_rank, Out::Rounded(gate))?;
+            }
             let projection =
                 Projection { qkv: projected, f: decay, b: projected.from(columns.b), w: projected.from(columns.w), gate };
             gpu.step(&b.mixer, m, &projection, table, at, mixed)?;
             gpu.narrow(mixed, m, &b.out, d, columns.values, Out::Added(residual))?;
-            gpu.rms_norm(&s.residual, None, m, &b.mlp_norm, c.norm_eps, &s.normed)?;
-            gpu.narrow(normed, m, &b.gate_up, 2 * c.hidden, d, Out::Rounded(View::dense(&s.gate_up, 2 * c.hidden)))?;
-            gpu.swiglu(&s.gate_up, m, c.hidden, &s.hidden)?;
-            gpu.narrow(View::dense(&s.hidden, c.hidden), m, &b.down, d, c.hidden, Out::Added(residual))?;
+            let gate_up = Out::Rounded(View::dense(&s.gate_up, 2 * c.hidden));
+            gpu.narrow_of(normed(&b.mlp_norm), m, &b.gate_up, 2 * c.hidden, d, gate_up)?;
+            gpu.narrow_of(Made::Gated { x: &s.gate_up, into: &s.hidden }, m, &b.down, d, c.hidden, Out::Added(residual))?;
         }
         if with_logits { self.logits(s, None, m) } else { Ok(()) }
     }
@@ -155,7 +158,13 @@ impl DeviceModel {
     pub(super) fn logits(&self, s: &Scratch, rows: Option<&Buffer>, m: usize) -> Result<(), CudaError> {
         let (n, d) = (self.config.vocabulary, self.config.width);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let out = Out::Sum(View::dense(&s.logits, n));
+        if rows.is_none() {
+            let normed =
+                Made::Normed { residual: &s.residual, weight: &self.final_norm, eps: self.config.norm_eps, into: &s.normed };
+            return self.gpu.narrow_of(normed, m, head, n, d, out);
+        }
         self.gpu.rms_norm(&s.residual, rows, m, &self.final_norm, self.config.norm_eps, &s.normed)?;
-        self.gpu.narrow(View::dense(&s.normed, d), m, head, n, d, Out::Sum(View::dense(&s.logits, n)))
+        self.gpu.narrow(View::dense(&s.normed, d), m, head, n, d, out)
     }
 }

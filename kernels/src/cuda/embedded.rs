@@ -40,6 +40,10 @@ const fn step(k: u32, v: u32) -> u32 {
     4 * (4 * k + 3 * v + 2 * 8 * v + 8 * 3 + 8)
 }
 
+/// Longest row of a product of one row, and `OneShared`.
+pub(super) const ONE_LONGEST: usize = 8192;
+const ONE: u32 = 4 * (2 * 8 * 32 + 32) + 2 * ONE_LONGEST as u32;
+
 pub(super) static KERNELS: &[Kernel] = &[
     kernel("gdn2_prepare_k64", 64, prepare(64)),
     kernel("gdn2_prepare_k128", 128, prepare(128)),
@@ -55,6 +59,8 @@ pub(super) static KERNELS: &[Kernel] = &[
     early("narrow_2", 256, 4 * 4096),
     early("narrow_4", 256, 8 * 4096),
     early("narrow_8", 256, 16 * 4096),
+    early("one_2", 256, ONE),
+    early("one_3", 256, ONE),
     early("embed", 256, 0),
     early("rms_norm", 256, 64),
     early("swiglu", 256, 0),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::driver::{Stream, Wide};
-use super::operands::{Mixer, Out, Table, Tiles};
-use super::params::{ConvParams, GatedNormParams, NarrowParams, Params, RowParams, Tile};
+use super::driver::Stream;
+use super::operands::{Mixer, Table, Tiles};
+use super::params::{ConvParams, GatedNormParams, Params, RowParams, Tile};
 use super::{Buffer, CudaError, Gpu, TILE, View};
 use crate::rows::OutputGate;
 use crate::shape::length;
@@ -149,65 +149,6 @@ impl Gpu {
             ..RowParams::default()
         };
         self.launch(op, [m, 1], &p)
-    }
-
-    /// `x [M, K] w [N, K]^T` for few rows: by the bytes of `w`. Row i is a function of row i of `x` alone.
-    ///
-    /// # Errors
-    /// [`CudaError::Shape`], and [`CudaError::Unsupported`] when K or the distance of rows is no multiple of 8.
-    pub fn narrow(&self, x: View<'_>, m: usize, w: &Buffer, n: usize, k: usize, out: Out<'_>) -> Result<(), CudaError> {
-        let op = "product";
-        aligned(op, k)?;
-        aligned(op, x.row)?;
-        aligned(op, x.at)?;
-        length(op, "w", w.bytes(), n * k * size_of::<bf16>())?;
-        let (view, add) = match out {
-            Out::Rounded(view) | Out::Sum(view) => (view, false),
-            Out::Added(view) => (view, true),
-        };
-        let rounded = matches!(out, Out::Rounded(_));
-        let to = if rounded { view.rows::<bf16>(op, m, n)? } else { view.rows::<f32>(op, m, n)? };
-        let p = NarrowParams {
-            x: x.rows::<bf16>(op, m, k)?,
-            w: w.address(),
-            out: if rounded { to } else { 0 },
-            sum: if rounded { 0 } else { to },
-            m: m as i32,
-            n: n as i32,
-            k: k as i32,
-            x_row: x.row as i32,
-            out_row: view.row as i32,
-            add: i32::from(add),
-        };
-        // Rows that a block takes at once, and blocks a processor.
-        let (kernel, rows, each) = match m {
-            0..=8 => ("narrow_1", 8, 1),
-            9..=16 => ("narrow_2", 16, 2),
-            17..=32 => ("narrow_4", 32, 1),
-            _ => ("narrow_8", 64, 1),
-        };
-        let blocks = n.div_ceil(16).min(each * self.driver.processors());
-        self.launch(kernel, [blocks, m.div_ceil(rows)], &p)
-    }
-
-    /// As [`Gpu::narrow`], for many rows: by cublasLt where it is there. Row i is a function of row i of `x` alone here too, but not
-    /// with the bits of `narrow`. [`Out::Sum`] always goes to `narrow`.
-    ///
-    /// # Errors
-    /// As [`Gpu::narrow`].
-    pub fn wide(&self, x: View<'_>, m: usize, w: &Buffer, n: usize, k: usize, out: Out<'_>) -> Result<(), CudaError> {
-        let op = "product";
-        aligned(op, k)?;
-        aligned(op, x.row)?;
-        length(op, "w", w.bytes(), n * k * size_of::<bf16>())?;
-        let (view, to, add) = match out {
-            Out::Rounded(view) => (view, view.rows::<bf16>(op, m, n)?, false),
-            Out::Added(view) => (view, view.rows::<f32>(op, m, n)?, true),
-            Out::Sum(_) => return self.narrow(x, m, w, n, k, out),
-        };
-        let from = x.rows::<bf16>(op, m, k)?;
-        let job = Wide { x: from, w: w.address(), out: to, m, n, k, x_row: x.row, out_row: view.row, add };
-        if m == 0 || self.driver.wide(&job)? { Ok(()) } else { self.narrow(x, m, w, n, k, out) }
     }
 
     /// The short convolutions of q, k and v, and SiLU: `qkv` into `out`, both `[M, 2 * H * K + HV * V]`. What they carry lies in

@@ -22,13 +22,14 @@ mod lt;
 mod nvidia;
 mod operands;
 mod params;
+mod products;
 mod recurrence;
 
 use std::sync::Arc;
 
 pub use driver::{Buffer, Graph, View};
 pub use host::{Arrival, Host};
-pub use operands::{Chunk, Mixer, Out, Projection, Table, Tiles};
+pub use operands::{Chunk, Made, Mixer, Out, Projection, Table, Tiles};
 
 use crate::shape::ShapeError;
 use driver::Driver;

@@ -99,6 +99,24 @@ pub(super) struct NarrowParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
+pub(super) struct OneParams {
+    pub(super) x: [u64; 2],
+    pub(super) residual: u64,
+    pub(super) weight: u64,
+    pub(super) gate_up: u64,
+    pub(super) w: [u64; 2],
+    pub(super) out: [u64; 2],
+    pub(super) sum: u64,
+    pub(super) n: i32,
+    pub(super) k: i32,
+    pub(super) add: i32,
+    pub(super) products: i32,
+    pub(super) rows: i32,
+    pub(super) eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct RowParams {
     pub(super) x: u64,
     pub(super) residual: u64,
@@ -152,6 +170,7 @@ const _: () = {
     assert!(size_of::<ChunkParams>() == 14 * 8 + 18 * 4);
     assert!(size_of::<StepParams>() == 17 * 8 + 14 * 4);
     assert!(size_of::<NarrowParams>() == 4 * 8 + 6 * 4);
+    assert!(size_of::<OneParams>() == 10 * 8 + 6 * 4);
     assert!(size_of::<RowParams>() == 7 * 8 + 4 * 4);
     assert!(size_of::<GatedNormParams>() == 5 * 8 + 8 * 4);
     assert!(size_of::<ConvParams>() == 7 * 8 + 4 * 4);
@@ -167,6 +186,7 @@ pub(super) trait Params: Copy {
 impl Params for ChunkParams {}
 impl Params for StepParams {}
 impl Params for NarrowParams {}
+impl Params for OneParams {}
 impl Params for RowParams {}
 impl Params for GatedNormParams {}
 impl Params for ConvParams {}

@@ -1,0 +1,188 @@
+// Times of decoding's products on a GPU, one by one and as a whole step of the 1.3B configuration. Built as bench.cu is.
+// ./a.out [narrow|one|step]
+#include "bench.cuh"
+void narrows() {
+    struct S {
+        int n, k;
+    };
+    for (S s : {S{10496, 2304}, S{2304, 2048}, S{12416, 2304}, S{2304, 6208}, S{32000, 2304}, S{2048, 128}}) {
+        int sets = std::max<long>(2, 200000000l / ((long)s.n * s.k * 2));
+        bf16* w = dev<bf16>((long)s.n * s.k * sets);
+        fill<<<1024, 256>>>(w, (long)s.n * s.k * sets, 5, 1);
+        bf16* x = dev<bf16>(256l * s.k);
+        fill<<<256, 256>>>(x, 256l * s.k, 6, 1);
+        bf16* out = dev<bf16>(256l * s.n);
+        CK(cudaDeviceSynchronize());
+        printf("narrow N%d K%d:", s.n, s.k);
+        for (int m : {1, 8, 16, 32, 64, 256}) {
+            int bl = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, tiles = (s.n + 15) / 16;
+            auto fn = bl == 1 ? narrow_1 : bl == 2 ? narrow_2 : bl == 4 ? narrow_4 : narrow_8;
+            CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, 2 * bl * 4096));
+            cudaGraph_t gr;
+            cudaGraphExec_t ge;
+            CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
+            for (int i = 0; i < sets; i++) {
+                NarrowParams p{x, w + (long)i * s.n * s.k, out, nullptr, m, s.n, s.k, s.k, s.n, 0};
+                launch_early(fn, dim3(std::min(tiles, processors * (bl == 2 ? 2 : 1)), (m + 8 * bl - 1) / (8 * bl)), 256, 2 * bl * 4096,
+                             st0, p);
+            }
+            CK(cudaStreamEndCapture(st0, &gr));
+            CK(cudaGraphInstantiate(&ge, gr, 0));
+            float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
+            printf(" m%d %.2f us %.0f%%", m, t * 1e3, 100 * ((double)s.n * s.k * 2) / copy_rate / t * 1e-6);
+            CK(cudaGraphExecDestroy(ge));
+        }
+        printf("\n");
+        cudaFree(w);
+        cudaFree(x);
+        cudaFree(out);
+    }
+}
+template <int G, int A, int E> __global__ void __launch_bounds__(256, E) one_v(const __grid_constant__ OneParams p) { one_block<G, A>(p); }
+// A way to run products of one row: kernels for up to 16 and up to 24 rows of a tile, blocks a processor.
+struct Way {
+    const char* name;
+    void (*two)(OneParams);
+    void (*three)(OneParams);
+    int each;
+};
+static std::vector<Way> ways() {
+    return {{"as it is: 4 or 3 ahead, two blocks", one_2, one_3, 2},
+            {"6 or 4 ahead, two blocks", one_v<2, 6, 2>, one_v<3, 4, 2>, 2},
+            {"3 or 2 ahead, three blocks", one_v<2, 3, 3>, one_v<3, 2, 3>, 3},
+            {"4 or 3 ahead", one_2, one_3, 1},
+            {"9 or 6 ahead", one_v<2, 9, 1>, one_v<3, 6, 1>, 1},
+            {"9 ahead, 16 rows at most", one_v<2, 9, 1>, nullptr, 1}};
+}
+void one(const Way& way, OneParams p) {
+    const int blocks = processors * way.each, most = way.three ? 24 : 16, all = p.n * p.products;
+    const int rounds = (all + blocks * most - 1) / (blocks * most);
+    p.rows = p.products > 1 ? 16 : std::max(8, (p.n + blocks * rounds - 1) / (blocks * rounds));
+    const int tiles = (p.n + p.rows - 1) / p.rows * p.products;
+    launch_early(p.rows <= 16 ? way.two : way.three, dim3(std::min(tiles, blocks)), 256, sizeof(OneShared), st0, p);
+}
+template <class F> float graph_us(F f) {
+    cudaGraph_t gr;
+    cudaGraphExec_t ge;
+    CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
+    f();
+    CK(cudaStreamEndCapture(st0, &gr));
+    CK(cudaGraphInstantiate(&ge, gr, 0));
+    float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); });
+    CK(cudaGraphExecDestroy(ge));
+    return t * 1e3;
+}
+void ones() {
+    bf16* x = dev<bf16>(16384);
+    fill<<<16, 256>>>(x, 16384, 6, 1);
+    float *f = dev<float>(8192), *sum = dev<float>(32000);
+    fillf<<<16, 256>>>(f, 8192, 7, 1, 0);
+    for (auto s : {std::pair{10496, 2304}, {2304, 2048}, {12416, 2304}, {2304, 6208}, {32000, 2304}}) {
+        const int n = s.first, k = s.second;
+        const int sets = std::max<long>(2, 200000000l / ((long)n * k * 2));
+        bf16* w = dev<bf16>((long)n * k * sets);
+        fill<<<1024, 256>>>(w, (long)n * k * sets, 5, 1);
+        CK(cudaDeviceSynchronize());
+        for (auto& way : ways()) {
+            printf("one N%d K%d, %s:", n, k, way.name);
+            for (int from : {0, 1, 2}) {
+                float t = graph_us([&] {
+                              for (int i = 0; i < sets; i++) {
+                                  OneParams p{};
+                                  p.x[0] = x, p.w[0] = w + (long)i * n * k, p.sum = sum, p.n = n, p.k = k, p.products = 1, p.eps = 1e-5f;
+                                  if (from == 1) p.residual = p.weight = f;
+                                  if (from == 2) p.gate_up = x;
+                                  one(way, p);
+                              }
+                          }) / sets;
+                printf(" %s %.2f us %.0f%%", from == 0 ? "as it is" : from == 1 ? "norm" : "swiglu", t, 200.0 * n * k / copy_rate / t * 1e-3);
+            }
+            printf("\n");
+        }
+        cudaFree(w);
+    }
+}
+// A decode step of 18 layers, with random weights; the same sums whatever the way.
+void steps() {
+    const int D = 2304, F = 6208, H = 16, HK = 2048, ALL = 10496, LAYERS = 18, VOCABULARY = 32000;
+    const long layer = (long)ALL * D + 2l * HK * 128 + (long)D * HK + 3l * F * D;
+    bf16* w = dev<bf16>(layer * LAYERS + (long)VOCABULARY * D);
+    fill<<<2048, 256>>>(w, layer * LAYERS + (long)VOCABULARY * D, 3, 0.03f);
+    float *f = dev<float>(32768), *residual = dev<float>(D), *logits = dev<float>(VOCABULARY), *state = dev<float>(LAYERS * (H * 16384l + 9 * HK));
+    fillf<<<64, 256>>>(f, 32768, 4, 0.1f, 1);
+    bf16 *normed = dev<bf16>(D), *projected = dev<bf16>(ALL), *decay = dev<bf16>(HK), *gate = dev<bf16>(HK), *mixed = dev<bf16>(HK),
+         *gate_up = dev<bf16>(2 * F), *hidden = dev<bf16>(F);
+    float** table = dev<float*>(1);
+    CK(cudaMemcpy(table, &state, 8, cudaMemcpyHostToDevice));
+    auto step = [&](const Way* way) {
+        auto product = [&](const bf16* x, const bf16* w, int n, int k, bf16* out, float* sum, bool add, bool norm = false, const bf16* pair = nullptr) {
+            if (way) {
+                OneParams p{};
+                p.x[0] = x, p.w[0] = w, p.out[0] = out, p.sum = sum, p.n = n, p.k = k, p.add = add, p.products = 1, p.eps = 1e-5f;
+                if (norm) p.residual = residual, p.weight = f;
+                p.gate_up = pair;
+                return one(*way, p);
+            }
+            if (norm) {
+                RowParams p{};
+                p.residual = residual, p.weight = f, p.out = normed, p.d = D, p.out_row = D, p.eps = 1e-5f;
+                launch_early(rms_norm, dim3(1), 256, 64, st0, p);
+            }
+            if (pair) {
+                RowParams p{};
+                p.x = pair, p.out = hidden, p.d = F, p.x_row = 2 * F, p.out_row = F;
+                launch_early(swiglu, dim3((F + 2047) / 2048, 1), 256, 0, st0, p);
+            }
+            NarrowParams p{norm ? normed : pair ? hidden : x, w, out, sum, 1, n, k, k, n, add};
+            launch_early(narrow_1, dim3(std::min((n + 15) / 16, processors)), 256, 2 * 4096, st0, p);
+        };
+        for (int l = 0; l < LAYERS; l++) {
+            const bf16 *into = w + l * layer, *f_up = into + (long)ALL * D, *g_up = f_up + HK * 128, *out = g_up + HK * 128,
+                       *up = out + (long)D * HK, *down = up + 2l * F * D;
+            product(nullptr, into, ALL, D, projected, nullptr, false, true);
+            if (way) {
+                OneParams p{};
+                p.x[0] = projected + ALL - 256, p.x[1] = projected + ALL - 128, p.w[0] = f_up, p.w[1] = g_up, p.out[0] = decay, p.out[1] = gate;
+                p.n = HK, p.k = 128, p.products = 2;
+                one(*way, p);
+            } else {
+                product(projected + ALL - 256, f_up, HK, 128, decay, nullptr, false);
+                product(projected + ALL - 128, g_up, HK, 128, gate, nullptr, false);
+            }
+            StepParams p{};
+            p.q = projected, p.k = projected + HK, p.v = projected + 2 * HK, p.f = decay, p.b = projected + 3 * HK, p.w = projected + 4 * HK;
+            p.gate = gate, p.gate_bias = p.q_taps = p.k_taps = p.v_taps = p.a_log = p.dt_bias = p.o_norm = f;
+            p.out = mixed, p.states = table, p.at = l * (H * 16384l + 9 * HK);
+            p.q_row = p.k_row = p.v_row = p.f_row = p.b_row = p.w_row = p.gate_row = p.out_row = ALL;
+            p.heads = p.value_heads = H, p.b_scale = 1, p.q_scale = 0.088f, p.eps = 1e-5f;
+            launch_early(gdn2_step_k128_v128, dim3(H, 1), STEP_THREADS, sizeof(StepShared<128, 128>), st0, p);
+            product(mixed, out, D, HK, nullptr, residual, true);
+            product(nullptr, up, 2 * F, D, gate_up, nullptr, false, true);
+            product(nullptr, down, D, F, nullptr, residual, true, false, gate_up);
+        }
+        product(nullptr, w + layer * LAYERS, VOCABULARY, D, nullptr, logits, false, true);
+    };
+    std::vector<float> first, now(VOCABULARY);
+    auto all = ways();
+    for (int i = -1; i < (int)all.size(); i++) {
+        const Way* way = i < 0 ? nullptr : &all[i];
+        CK(cudaMemset(state, 0, LAYERS * (H * 16384l + 9 * HK) * 4));
+        fillf<<<16, 256>>>(residual, D, 8, 1, 0);
+        CK(cudaDeviceSynchronize());
+        step(way);
+        CK(cudaStreamSynchronize(st0));
+        CK(cudaMemcpy(now.data(), logits, VOCABULARY * 4, cudaMemcpyDeviceToHost));
+        if (i < 0) first = now;
+        float us = graph_us([&] { step(way); });
+        printf("step, %s: %.1f us, %.0f tokens/s, %.0f%% of copies; logits %s, |first| %g\n", way ? way->name : "narrow, norms and swiglu by themselves", us, 1e6 / us,
+               (layer * LAYERS + (double)VOCABULARY * D) * 2 / copy_rate / us * 0.1, memcmp(now.data(), first.data(), VOCABULARY * 4) ? "DIFFER" : "the same", now[0]);
+    }
+}
+int main(int argc, char** argv) {
+    open_streams(false);
+    measure_copies();
+    std::string what = argc > 1 ? argv[1] : "all";
+    if (what == "all" || what == "step") steps();
+    if (what == "all" || what == "one") ones();
+    if (what == "all" || what == "narrow") narrows();
+}
