@@ -294,6 +294,7 @@ int main(int argc, char** argv) {
     if (is("chunk")) {
         run<128>({1, 8192, 64}, false);
         run<128>({1, 8192, 16}, false);
+        run<128>({1, 1024, 16}, false);  // whose records lie in the L2 cache
         run<128>({8, 1024, 64}, false);
     }
     if (is("long")) run<128>({1, 131072, 16}, false);

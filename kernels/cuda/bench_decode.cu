@@ -1,6 +1,18 @@
 // Times of decoding's products on a GPU, one by one and as a whole step of the 1.3B configuration. Built as bench.cu is.
 // ./a.out [narrow|one|step]
 #include "bench.cuh"
+template <class F> float graph_us(F f) {
+    cudaGraph_t gr;
+    cudaGraphExec_t ge;
+    CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
+    f();
+    CK(cudaStreamEndCapture(st0, &gr));
+    CK(cudaGraphInstantiate(&ge, gr, 0));
+    float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); });
+    CK(cudaGraphExecDestroy(ge));
+    return t * 1e3;
+}
+template <int B, int A, int E> __global__ void __launch_bounds__(256, E) narrow_v(const __grid_constant__ NarrowParams p) { narrow_block<B, A>(p); }
 void narrows() {
     struct S {
         int n, k;
@@ -14,23 +26,23 @@ void narrows() {
         bf16* out = dev<bf16>(256l * s.n);
         CK(cudaDeviceSynchronize());
         printf("narrow N%d K%d:", s.n, s.k);
-        for (int m : {1, 8, 16, 32, 64, 256}) {
-            int bl = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8, tiles = (s.n + 15) / 16;
-            auto fn = bl == 1 ? narrow_1 : bl == 2 ? narrow_2 : bl == 4 ? narrow_4 : narrow_8;
-            CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, 2 * bl * 4096));
-            cudaGraph_t gr;
-            cudaGraphExec_t ge;
-            CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
-            for (int i = 0; i < sets; i++) {
-                NarrowParams p{x, w + (long)i * s.n * s.k, out, nullptr, m, s.n, s.k, s.k, s.n, 0};
-                launch_early(fn, dim3(std::min(tiles, processors * (bl == 2 ? 2 : 1)), (m + 8 * bl - 1) / (8 * bl)), 256, 2 * bl * 4096,
-                             st0, p);
-            }
-            CK(cudaStreamEndCapture(st0, &gr));
-            CK(cudaGraphInstantiate(&ge, gr, 0));
-            float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); }) / sets;
-            printf(" m%d %.2f us %.0f%%", m, t * 1e3, 100 * ((double)s.n * s.k * 2) / copy_rate / t * 1e-6);
-            CK(cudaGraphExecDestroy(ge));
+        struct Form {
+            const char* name;
+            void (*f)(NarrowParams);
+            int m, blocks, each;  // rows of x, eighths of those that a block takes, blocks a processor
+        };
+        for (Form o : {Form{"m1", narrow_1, 1, 1, 1}, {"m8", narrow_1, 8, 1, 1}, {"m16", narrow_2, 16, 2, 2}, {"m32", narrow_4, 32, 4, 1},
+                       {"m32, two blocks, 2 ahead", narrow_v<4, 2, 2>, 32, 4, 2}, {"m32, two blocks, 3 ahead", narrow_v<4, 3, 2>, 32, 4, 2},
+                       {"m64", narrow_8, 64, 8, 1}, {"m256", narrow_8, 256, 8, 1}}) {
+            const int shared = 2 * o.blocks * 4096, tiles = (s.n + 15) / 16;
+            CK(cudaFuncSetAttribute(o.f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+            float t = graph_us([&] {
+                          for (int i = 0; i < sets; i++) {
+                              NarrowParams p{x, w + (long)i * s.n * s.k, out, nullptr, o.m, s.n, s.k, s.k, s.n, 0};
+                              launch_early(o.f, dim3(std::min(tiles, processors * o.each), (o.m + 8 * o.blocks - 1) / (8 * o.blocks)), 256, shared, st0, p);
+                          }
+                      }) / sets;
+            printf(" %s %.2f us %.0f%%", o.name, t, 200.0 * s.n * s.k / copy_rate / t * 1e-3);
         }
         printf("\n");
         cudaFree(w);
@@ -60,17 +72,6 @@ void one(const Way& way, OneParams p) {
     p.rows = p.products > 1 ? 16 : std::max(8, (p.n + blocks * rounds - 1) / (blocks * rounds));
     const int tiles = (p.n + p.rows - 1) / p.rows * p.products;
     launch_early(p.rows <= 16 ? way.two : way.three, dim3(std::min(tiles, blocks)), 256, sizeof(OneShared), st0, p);
-}
-template <class F> float graph_us(F f) {
-    cudaGraph_t gr;
-    cudaGraphExec_t ge;
-    CK(cudaStreamBeginCapture(st0, cudaStreamCaptureModeGlobal));
-    f();
-    CK(cudaStreamEndCapture(st0, &gr));
-    CK(cudaGraphInstantiate(&ge, gr, 0));
-    float t = timed([&] { CK(cudaGraphLaunch(ge, st0)); });
-    CK(cudaGraphExecDestroy(ge));
-    return t * 1e3;
 }
 void ones() {
     bf16* x = dev<bf16>(16384);
