@@ -1,9 +1,16 @@
-//! The kernels as they are embedded, made by `kernels/cuda/build.sh` from the sources beside it.
+//! The kernels as they are embedded, made by `kernels/cuda/build.sh` from the sources beside it and packed by `kernels/build.rs`.
 
-/// Machine code for sm_90.
-pub(super) static CUBIN: &[u8] = include_bytes!("../../cuda/code/kernels.cubin");
+/// Machine code for sm_90; none if what is embedded is damaged.
+#[cfg(any(target_os = "linux", windows))]
+pub(super) fn cubin() -> Option<Vec<u8>> {
+    miniz_oxide::inflate::decompress_to_vec(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.cubin"))).ok()
+}
+
 /// PTX, which the driver compiles for later GPUs.
-pub(super) static PTX: &str = include_str!("../../cuda/code/kernels.ptx");
+#[cfg(any(target_os = "linux", windows))]
+pub(super) fn ptx() -> Option<Vec<u8>> {
+    miniz_oxide::inflate::decompress_to_vec(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.ptx"))).ok()
+}
 
 /// The hash of their sources.
 pub(super) static SOURCES: &str = include_str!("../../cuda/code/sources.sha256");
@@ -73,4 +80,13 @@ pub(super) static KERNELS: &[Kernel] = &[
 /// The kernel `name`; one of [`KERNELS`].
 pub(super) fn find(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.name == name)
+}
+
+#[cfg(all(test, any(target_os = "linux", windows)))]
+mod tests {
+    #[test]
+    fn what_is_unpacked_is_what_was_made() {
+        assert!(super::cubin().is_some_and(|code| code == include_bytes!("../../cuda/code/kernels.cubin")));
+        assert!(super::ptx().is_some_and(|text| text == include_bytes!("../../cuda/code/kernels.ptx")));
+    }
 }

@@ -157,12 +157,12 @@ type Loaded = (sys::CUfunction, &'static embedded::Kernel);
 
 /// SAFETY: a context must be current.
 unsafe fn load(major: i32) -> Result<(sys::CUmodule, HashMap<&'static str, Loaded>), CudaError> {
-    let ptx = || CString::new(embedded::PTX).map_err(|e| missing(format!("the embedded PTX is damaged: {e}")));
+    let ptx = || embedded::ptx().and_then(|text| CString::new(text).ok()).ok_or_else(|| missing("the embedded PTX is damaged"));
     // SAFETY: a cubin knows its own length, PTX ends with a zero; names come from `KERNELS`.
     unsafe {
         let mut module = None;
         if major == 9 {
-            module = result::module::load_data(embedded::CUBIN.as_ptr().cast()).ok();
+            module = embedded::cubin().and_then(|code| result::module::load_data(code.as_ptr().cast()).ok());
         }
         let module = match module {
             Some(module) => module,
