@@ -187,7 +187,9 @@ fn conclude(
         answer.timings_ms.cite = lap(clock, before);
         if let Some(considered) = best.considered {
             if options.free {
+                let before = lap(clock, 0.0);
                 in_own_words(from, batch, considered, question, &mut answer, cancel, tell)?;
+                answer.timings_ms.answer += lap(clock, before);
             } else {
                 tell_pieces(considered, tell);
             }

@@ -2,8 +2,7 @@
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender, bounded};
 use palimpsest_engine::cancel::Cancel;
@@ -13,6 +12,7 @@ use palimpsest_engine::{self as engine, index};
 use crate::call::off_thread;
 use crate::context::Contexts;
 use crate::error::PalimpsestError;
+use crate::gathered::Gathered;
 use crate::job::Job;
 use crate::options::{AskOptions, EngineOptions, IngestOptions, SearchOptions};
 use crate::records::{
@@ -91,11 +91,8 @@ pub async fn open_engine(options: EngineOptions) -> Result<Arc<EngineHandle>> {
     .await
 }
 
-/// Between two events that tell how far reading is.
-const REPORT_EVERY: Duration = Duration::from_millis(50);
-
-/// Answers on a thread beside this one, and sends on what happens: making a host's records and waking it up, which may take
-/// as long as the host holds its lock, never holds up the reader.
+/// Answers on a thread beside this one, and sends on what happens: waking a host up, which may take as long as the host holds its
+/// lock, never holds up the reader.
 fn answer(
     engine: &engine::Engine,
     question: &str,
@@ -103,19 +100,18 @@ fn answer(
     cancel: &Cancel,
     events: &Sender<AskEvent>,
 ) -> Result<Answer> {
+    let gathered = Gathered::default();
     std::thread::scope(|scope| {
-        let (tell, told) = mpsc::channel();
-        let answering = scope.spawn(move || engine.ask_with(question, options, cancel, &mut |event| drop(tell.send(event))));
-        let mut held = None;
-        let mut reported = Instant::now();
-        for event in told {
-            let Some(event) = AskEvent::of(event) else { continue };
-            if matches!(event, AskEvent::Reading { .. }) && reported.elapsed() < REPORT_EVERY {
-                held = Some(event);
-                continue;
-            }
-            reported = Instant::now();
-            held.take().into_iter().chain([event]).for_each(|event| drop(events.try_send(event)));
+        let answering = scope.spawn(|| {
+            let _ending = gathered.ending();
+            engine.ask_with(question, options, cancel, &mut |event| {
+                if let Some(event) = AskEvent::of(event) {
+                    gathered.add(event);
+                }
+            })
+        });
+        while let Some(told) = gathered.take() {
+            told.into_iter().for_each(|event| drop(events.try_send(event)));
         }
         let answer = answering.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         Ok(answer.into())

@@ -14,6 +14,7 @@ mod call;
 mod context;
 mod engine;
 mod error;
+mod gathered;
 mod job;
 mod options;
 mod records;
