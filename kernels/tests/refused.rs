@@ -1,6 +1,8 @@
 //! What does not fit is refused, with the values, and nothing is written.
 #![allow(clippy::unwrap_used)] // a panic is the report
 
+use std::process::Command;
+
 use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, KernelError, Kernels, Matrix, OutputGate, ShapeError};
 
 fn kernels() -> Kernels {
@@ -82,13 +84,26 @@ fn instruction_sets_by_name() {
     assert!(error.contains("\"sse9\"") && error.contains("avx512") && error.contains("PALIMPSEST_ISA"), "{error}");
 }
 
+/// These tests as a program to start; through the runner that Cargo was given where they run under an emulator, since the system
+/// starts no program of another processor.
+fn these_tests() -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().filter(|_| cfg!(target_arch = "aarch64"));
+    match words.next() {
+        None => Command::new(tests),
+        Some(program) => {
+            let mut command = Command::new(program);
+            command.args(words).arg(tests);
+            command
+        }
+    }
+}
+
 /// Runs the test below in a process of its own, with the variable set.
 fn detected(isa: &str) -> String {
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "says_what_is_detected", "--nocapture"])
-        .env("PALIMPSEST_ISA", isa)
-        .output()
-        .unwrap();
+    let child =
+        these_tests().args(["--exact", "says_what_is_detected", "--nocapture"]).env("PALIMPSEST_ISA", isa).output().unwrap();
     let text = String::from_utf8(child.stdout).unwrap();
     let line = text.lines().find_map(|line| line.split_once("detected: ")).expect("the child says");
     line.1.to_owned()

@@ -3,9 +3,6 @@ package palimpsest.examples
 
 import java.io.File
 import java.nio.file.Files
-import kotlinx.coroutines.delay
-import kotlinx.coroutines.flow.filterIsInstance
-import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.runBlocking
 import palimpsest.AskEvent
@@ -24,33 +21,41 @@ private fun withoutAnEnd(reader: File, folder: File): File {
     return folder
 }
 
-private fun List<Double>.median() = sorted()[size / 2]
+private val options = AskOptions(free = true, minConfidence = 0f, passages = 1u)
+
+private suspend fun whole(engine: Engine): Pair<Double, Double> {
+    val began = System.nanoTime()
+    val answer = engine.ask(QUESTION, options)
+    return (System.nanoTime() - began) / 1e6 to answer.timingsMs.answer
+}
+
+private suspend fun streamed(engine: Engine): Pair<Double, Int> {
+    val began = System.nanoTime()
+    val events = engine.stream(QUESTION, options).toList()
+    return (System.nanoTime() - began) / 1e6 to events.count { it is AskEvent.Token }
+}
+
+private fun List<Double>.part(quarters: Int) = sorted()[size * quarters / 4]
 
 fun main(args: Array<String>) = runBlocking {
     val folder = withoutAnEnd(File(args[0]), Files.createTempDirectory("reader").toFile())
     Engine.open(Files.createTempDirectory("store").toString(), ReaderSource.Path(folder.path)).use { engine ->
         engine.put("kenya", "Kenya", "Nairobi is the capital of Kenya, and Lake Victoria lies in the west.")
-        val options = AskOptions(free = true, minConfidence = 0f, passages = 1u)
-        val border = mutableListOf<Double>()
-        val decode = mutableListOf<Double>()
-        var tokens = 0
-        repeat(20) {
-            // The first event is held until all the others wait.
-            var began = 0L
-            var events = 0
-            engine.stream(QUESTION, options).collect {
-                if (events++ == 0) {
-                    delay(1500)
-                    began = System.nanoTime()
-                }
-            }
-            border += (System.nanoTime() - began) / 1e3 / (events - 1)
-            val times = engine.stream("And the lake?", options).filterIsInstance<AskEvent.Token>().map { System.nanoTime() }.toList()
-            tokens = times.size
-            decode += (times.last() - times.first()) / 1e3 / (times.size - 1)
+        val longer = mutableListOf<Double>()
+        val decoding = mutableListOf<Double>()
+        var pieces = 0
+        repeat(160) { turn ->
+            // Each is the first every second time.
+            val before = if (turn % 2 == 0) whole(engine) else null
+            val (streamedMs, told) = streamed(engine)
+            val (aloneMs, decodingMs) = before ?: whole(engine)
+            pieces = told
+            longer += streamedMs - aloneMs
+            decoding += decodingMs
         }
-        val (one, token) = border.drop(5).median() to decode.drop(5).median()
-        println("Kotlin: %d tokens, %.1f us an event, %.0f us a token: %.2f%%".format(tokens, one, token, 100 * one / token))
+        val decodingMs = decoding.drop(10).part(2)
+        val (low, middle, high) = (1..3).map { 100 * longer.drop(10).part(it) / decodingMs }
+        println("Kotlin: %.0f ms of decoding in %d pieces, streamed %+.2f%% (%+.2f%% to %+.2f%%)".format(decodingMs, pieces, middle, low, high))
     }
     folder.deleteRecursively()
     Unit

@@ -1,7 +1,7 @@
 """What streaming costs beside decoding: python overhead.py READER_FOLDER
 
-Answers in the reader's own words are 128 tokens long when its form has no end: one event a token. Once all events of an answer
-wait on Rust's side, picking them up is nothing but the border; decoding is timed by the engine's own clock.
+Answers in the reader's own words are 128 tokens long when its form has no end. Such an answer is awaited whole and streamed, in
+turn: what streaming takes longer is what it costs, waking up and the processor's time that it takes from decoding included.
 """
 
 import asyncio
@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
-from palimpsest import AskOptions, Engine, Token
+from palimpsest import Answer, AskEvent, AskOptions, Engine, Token
+
+QUESTION = "What is the capital of Kenya?"
 
 
 def without_an_end(reader: Path, folder: Path) -> Path:
@@ -27,23 +29,36 @@ def without_an_end(reader: Path, folder: Path) -> Path:
     return folder
 
 
+async def whole(engine: Engine, options: AskOptions) -> tuple[float, Answer]:
+    began = time.perf_counter()
+    answer = await engine.ask(QUESTION, options)
+    return (time.perf_counter() - began) * 1e3, answer
+
+
+async def streamed(engine: Engine, options: AskOptions) -> tuple[float, list[AskEvent]]:
+    began = time.perf_counter()
+    events = [event async for event in engine.stream(QUESTION, options)]
+    return (time.perf_counter() - began) * 1e3, events
+
+
 async def main(reader: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as store:
         async with Engine.open(store, without_an_end(reader, Path(folder))) as engine:
             await engine.put("kenya", "Kenya", "Nairobi is the capital of Kenya, and Lake Victoria lies in the west.")
             options = AskOptions(free=True, min_confidence=0.0, passages=1)
-            border, decode = [], []
-            for round in range(12):
-                stream = engine.stream("What is the capital of Kenya?", options)
-                await stream.answer()
-                began = time.perf_counter()
-                events = [event async for event in stream]
-                border.append((time.perf_counter() - began) / len(events))
-                # As it comes: from the first token to the last.
-                times = [time.perf_counter() async for event in engine.stream("And the lake?", options) if isinstance(event, Token)]
-                decode.append((times[-1] - times[0]) / (len(times) - 1))
-            border_us, decode_us = median(border[2:]) * 1e6, median(decode[2:]) * 1e6
-            print(f"Python: {len(times)} tokens, {border_us:.1f} us an event, {decode_us:.0f} us a token: {border_us / decode_us:.2%}")
+            longer, decoding = [], []
+            for turn in range(160):
+                # Each is the first every second time.
+                if turn % 2 == 0:
+                    alone_ms, answer = await whole(engine, options)
+                streamed_ms, events = await streamed(engine, options)
+                if turn % 2 == 1:
+                    alone_ms, answer = await whole(engine, options)
+                longer.append(streamed_ms - alone_ms)
+                decoding.append(answer.timings_ms.answer)
+            decoding_ms, pieces = median(decoding[10:]), sum(isinstance(event, Token) for event in events)
+            low, middle, high = (ms / decoding_ms for ms in quantiles(longer[10:], n=4))
+            print(f"Python: {decoding_ms:.0f} ms of decoding in {pieces} pieces, streamed {middle:+.2%} ({low:+.2%} to {high:+.2%})")
 
 
 asyncio.run(main(Path(sys.argv[1])))

@@ -1,4 +1,3 @@
-import Dispatch
 import Foundation
 
 /// Documents, a reader, and what it remembers of them.
@@ -113,17 +112,6 @@ public final class Engine: Sendable {
                 continuation.finish(throwing: error)
             }
         }
-    }
-
-    /// What one event costs to be picked up, once all of an answer's wait: what the sample `overhead` reports.
-    @_spi(Measuring)
-    public func borderMicroseconds(_ question: String, options: AskOptions) async throws -> Double {
-        let job = try handle.ask(question: question, options: options)
-        _ = try await job.result()
-        let began = DispatchTime.now().uptimeNanoseconds
-        var events = 0
-        while let event = try await job.next() { events += withExtendedLifetime(event) { 1 } }
-        return Double(DispatchTime.now().uptimeNanoseconds - began) / 1e3 / Double(events)
     }
 
     /// Reads `text` once into a new context called `name`, to be asked many questions. Cancelled, the context keeps what was

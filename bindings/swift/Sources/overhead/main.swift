@@ -1,7 +1,7 @@
 // What streaming costs beside decoding: overhead READER_FOLDER. As bindings/python/examples/overhead.py, which says how.
 import Dispatch
 import Foundation
-@_spi(Measuring) import Palimpsest
+import Palimpsest
 
 func withoutAnEnd(_ reader: URL, _ folder: URL) throws {
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
@@ -21,9 +21,27 @@ func withoutAnEnd(_ reader: URL, _ folder: URL) throws {
     }
 }
 
-func microseconds() -> Double { Double(DispatchTime.now().uptimeNanoseconds) / 1e3 }
+func milliseconds() -> Double { Double(DispatchTime.now().uptimeNanoseconds) / 1e6 }
 
-func median(_ all: [Double]) -> Double { all.sorted()[all.count / 2] }
+func part(_ quarters: Int, of all: [Double]) -> Double { all.sorted()[all.count * quarters / 4] }
+
+let question = "What is the capital of Kenya?"
+let options = AskOptions(passages: 1, minConfidence: 0, free: true)
+
+func whole(_ engine: Engine) async throws -> (ms: Double, decodingMs: Double) {
+    let began = milliseconds()
+    let answer = try await engine.ask(question, options: options)
+    return (milliseconds() - began, answer.timingsMs.answer)
+}
+
+func streamed(_ engine: Engine) async throws -> (ms: Double, pieces: Int) {
+    let began = milliseconds()
+    var pieces = 0
+    for try await event in engine.stream(question, options: options) {
+        if case .token = event { pieces += 1 }
+    }
+    return (milliseconds() - began, pieces)
+}
 
 let reader = URL(fileURLWithPath: CommandLine.arguments[1])
 let scratch = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
@@ -32,20 +50,22 @@ let engine = try await Engine(
     store: scratch.appendingPathComponent("store").path, reader: .path(path: scratch.appendingPathComponent("reader").path))
 try await engine.put(
     TextDocument(id: "kenya", title: "Kenya", text: "Nairobi is the capital of Kenya, and Lake Victoria lies in the west."))
-let options = AskOptions(passages: 1, minConfidence: 0, free: true)
-var (border, decode): ([Double], [Double]) = ([], [])
-var tokens = 0
-for _ in 0..<12 {
-    // The events wait on Rust's side: this is the job under `stream`, which itself picks them up at once.
-    border.append(try await engine.borderMicroseconds("What is the capital of Kenya?", options: options))
-    var times: [Double] = []
-    for try await event in engine.stream("And the lake?", options: options) {
-        if case .token = event { times.append(microseconds()) }
-    }
-    tokens = times.count
-    decode.append((times[times.count - 1] - times[0]) / Double(times.count - 1))
+var (longer, decoding): ([Double], [Double]) = ([], [])
+var pieces = 0
+for turn in 0..<160 {
+    // Each is the first every second time.
+    let before = try await turn % 2 == 0 ? whole(engine) : nil
+    let told = try await streamed(engine)
+    let alone = if let before { before } else { try await whole(engine) }
+    pieces = told.pieces
+    longer.append(told.ms - alone.ms)
+    decoding.append(alone.decodingMs)
 }
-let (one, token) = (median(Array(border.dropFirst(2))), median(Array(decode.dropFirst(2))))
-print(String(format: "Swift: %d tokens, %.1f us an event, %.0f us a token: %.2f%%", tokens, one, token, 100 * one / token))
+let decodingMs = part(2, of: Array(decoding.dropFirst(10)))
+let shares = (1...3).map { 100 * part($0, of: Array(longer.dropFirst(10))) / decodingMs }
+print(
+    String(
+        format: "Swift: %.0f ms of decoding in %d pieces, streamed %+.2f%% (%+.2f%% to %+.2f%%)", decodingMs, pieces, shares[1],
+        shares[0], shares[2]))
 await engine.close()
 try FileManager.default.removeItem(at: scratch)
