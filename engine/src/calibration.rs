@@ -40,6 +40,8 @@ pub struct Odds {
     pub question: f32,
     /// Weight of [`Signs::rest`].
     pub rest: f32,
+    /// Weight of [`Signs::words`].
+    pub words: f32,
     /// Log-odds of being right at score 0.
     pub bias: f32,
     /// Log-odds a unit of the score.
@@ -58,6 +60,8 @@ pub struct Signs {
     /// Mean log-probability of the question's tokens after its passage, less that of the passage where it is highest; 0 or
     /// below.
     pub question: f32,
+    /// What the question's words say ([`crate::words::Words::log_odds`]).
+    pub words: f32,
 }
 
 /// Log-odds without a calibration at which the reader finds an answer as likely as none: one in ten.
@@ -65,7 +69,7 @@ const UNKNOWN: f32 = -2.2;
 
 impl Default for Odds {
     fn default() -> Self {
-        Self { bm25: 8.0, question: 4.0, rest: 0.0, bias: UNKNOWN, slope: 0.25 }
+        Self { bm25: 8.0, question: 4.0, rest: 0.0, words: 0.0, bias: UNKNOWN, slope: 0.25 }
     }
 }
 
@@ -87,7 +91,8 @@ impl Signs {
     /// How good an answer this is; `None` where that is no number.
     #[must_use]
     pub fn score(&self, odds: &Odds) -> Option<f32> {
-        let score = self.margin + odds.bm25 * self.relative.ln() + odds.question * self.question + odds.rest * self.rest;
+        let reader = self.margin + odds.rest * self.rest;
+        let score = reader + odds.bm25 * self.relative.ln() + odds.question * self.question + odds.words * self.words;
         score.is_finite().then_some(score)
     }
 }
@@ -164,14 +169,15 @@ mod tests {
 
     #[test]
     fn more_of_any_sign_is_a_better_chance() {
-        let odds = Odds { rest: 1.0, ..Odds::default() };
-        let signs = Signs { margin: 1.0, rest: -1.0, relative: 0.8, question: -0.5 };
+        let odds = Odds { rest: 1.0, words: 5.0, ..Odds::default() };
+        let signs = Signs { margin: 1.0, rest: -1.0, relative: 0.8, question: -0.5, words: 0.2 };
         let chance = |signs: Signs| odds.chance(signs.score(&odds).expect("a number"));
         let before = chance(signs);
         assert!(chance(Signs { margin: 2.0, ..signs }) > before);
         assert!(chance(Signs { rest: -0.5, ..signs }) > before);
         assert!(chance(Signs { relative: 0.9, ..signs }) > before);
         assert!(chance(Signs { question: -0.4, ..signs }) > before);
+        assert!(chance(Signs { words: 0.3, ..signs }) > before);
         assert!((0.0..=1.0).contains(&odds.chance(-1e30)));
         assert_eq!(Signs { margin: f32::NEG_INFINITY, ..signs }.score(&odds), None);
     }

@@ -25,6 +25,7 @@ use crate::rerank::{Candidate, likelihoods, question_logprobs, worth_reading};
 use crate::retrieve::retrieve;
 use crate::state::State;
 use crate::store::Store;
+use crate::words::Words;
 
 /// What answers are made from.
 #[derive(Clone, Copy)]
@@ -49,6 +50,8 @@ pub struct Considered {
     pub tokens: PassageTokens,
     /// What it answers; in tier B `None` where only the others were read again.
     pub span: Option<Span>,
+    /// What the question's words say ([`crate::words::Words::log_odds`]).
+    pub words: f32,
     /// Which of the states of the batch is its own.
     pub(crate) state: usize,
 }
@@ -134,7 +137,7 @@ pub fn consider(
     cancel.check()?;
     timings.retrieve = lap(&clock, 0.0);
 
-    let (passages, mut all) = together(from.reader, found, options)?;
+    let (passages, mut all) = together(from.reader, questions, found, options)?;
     let mut read = restore_passages(from.reader, from.store, passages);
     if let Some(budget) = options.budget_tokens {
         for (one, asked) in all.iter_mut().zip(&asked) {
@@ -187,6 +190,7 @@ pub fn consider(
 /// The passages of all questions, each once, and the questions that refer to them; the best of every question come first.
 fn together(
     reader: &Reader,
+    questions: &[&str],
     found: Vec<Vec<Candidate>>,
     options: &AskOptions,
 ) -> Result<(Vec<PassageTokens>, Vec<Consideration>)> {
@@ -204,7 +208,7 @@ fn together(
     let mut all: Vec<Consideration> = found.iter().map(empty).collect();
     let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
     for _ in 0..options.to_read() {
-        for (one, candidates) in all.iter_mut().zip(&mut found) {
+        for ((one, candidates), question) in all.iter_mut().zip(&mut found).zip(questions) {
             let Some(candidate) = candidates.next() else { continue };
             let hit = &candidate.hit;
             let place = (hit.document.clone(), hit.range.start, hit.range.end);
@@ -216,7 +220,8 @@ fn together(
                     passages.len() - 1
                 }
             };
-            one.considered.push(Considered { tokens: passages[state].clone(), candidate, span: None, state });
+            let words = Words::of(question, &hit.title, &hit.text).log_odds() as f32;
+            one.considered.push(Considered { tokens: passages[state].clone(), candidate, span: None, words, state });
         }
     }
     Ok((passages, all))
@@ -378,6 +383,7 @@ impl Considered {
             rest: span.rest,
             relative: self.candidate.relative_score,
             question: self.candidate.question_logprob.map_or(0.0, |logprob| logprob - likeliest),
+            words: self.words,
         })
     }
 

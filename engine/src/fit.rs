@@ -34,6 +34,11 @@ const BM25: [f32; 8] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0];
 const QUESTION: [f32; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.2];
 const REST: [f32; 4] = [0.0, 0.5, 1.0, 2.0];
 
+/// Of the words of a question, whose weight is not fitted: a reader is surer of questions like those it was trained on than of new ones, their
+/// words are the same for both. Chosen on 1,080 questions, half of them unanswerable, of the 24 articles of SQuAD 2.0's development set that nothing else is
+/// measured on (AUC of answerable, tier B: 0.67 with 0, 0.73 with 5 to 20).
+const WORDS: f32 = 10.0;
+
 /// Pulls the regression's weights towards 0, in questions.
 const RIDGE: f64 = 1.0;
 
@@ -43,7 +48,7 @@ pub fn odds(questions: &[Known]) -> Odds {
     let weights = BM25.iter().flat_map(|b| QUESTION.iter().flat_map(move |q| REST.iter().map(move |r| (*b, b * q, *r))));
     let mut best = (f64::NEG_INFINITY, Odds::default());
     for (bm25, question, rest) in weights {
-        let odds = Odds { bm25, question, rest, ..Odds::default() };
+        let odds = Odds { bm25, question, rest, words: WORDS, ..Odds::default() };
         let f1 = questions.iter().filter(|q| q.answerable).filter_map(|q| first(&odds, q)).map(|f| f.answer.f1).sum();
         if f1 > best.0 {
             best = (f1, odds);
@@ -61,7 +66,7 @@ pub fn odds(questions: &[Known]) -> Odds {
     for q in questions {
         if let Some(f) = first(&odds, q) {
             let features = [1.0, f64::from(f.score)];
-            rows.push(Row { features, right: f64::from(u8::from(f.answer.em == 1.0)), weight: weight(q) });
+            rows.push(Weighed { features, right: f64::from(u8::from(f.answer.em == 1.0)), weight: weight(q) });
         }
     }
     let [bias, slope] = logistic(&rows);
@@ -80,37 +85,57 @@ fn first<'a>(odds: &Odds, question: &'a Known) -> Option<First<'a>> {
     scored.max_by(|a, b| a.score.total_cmp(&b.score))
 }
 
-struct Row {
-    features: [f64; 2],
-    right: f64,
-    weight: f64,
+/// A row of a logistic regression.
+pub(crate) struct Weighed<const N: usize> {
+    /// The first is the constant 1.
+    pub features: [f64; N],
+    /// 0 or 1.
+    pub right: f64,
+    /// How often it counts.
+    pub weight: f64,
 }
 
 /// Weights of a logistic regression, by Newton's method; the first feature is the constant, which is not pulled.
-fn logistic(rows: &[Row]) -> [f64; 2] {
-    let mut w = [0.0; 2];
+pub(crate) fn logistic<const N: usize>(rows: &[Weighed<N>]) -> [f64; N] {
+    let mut w = [0.0; N];
     for _ in 0..50 {
-        let (mut gradient, mut hessian) = ([0.0; 2], [[0.0; 2]; 2]);
-        for Row { features: x, right, weight } in rows {
-            let p = 1.0 / (1.0 + (-(x[0] * w[0] + x[1] * w[1])).exp());
+        let (mut gradient, mut hessian) = ([0.0; N], [[0.0; N]; N]);
+        for Weighed { features: x, right, weight } in rows {
+            let p = 1.0 / (1.0 + (-x.iter().zip(&w).map(|(x, w)| x * w).sum::<f64>()).exp());
             for ((gradient, hessian), xi) in gradient.iter_mut().zip(&mut hessian).zip(x) {
                 *gradient += weight * (p - right) * xi;
                 hessian.iter_mut().zip(x).for_each(|(h, xj)| *h += weight * p * (1.0 - p) * xi * xj);
             }
         }
-        for (i, pull) in [1e-6, RIDGE].into_iter().enumerate() {
+        for i in 0..N {
+            let pull = if i == 0 { 1e-6 } else { RIDGE };
             gradient[i] += pull * w[i];
             hessian[i][i] += pull;
         }
-        let [[a, b], [c, d]] = hessian;
-        let determinant = a * d - b * c;
-        let step = [(d * gradient[0] - b * gradient[1]) / determinant, (a * gradient[1] - c * gradient[0]) / determinant];
+        let step = solve(hessian, gradient);
         w.iter_mut().zip(&step).for_each(|(w, s)| *w -= s.clamp(-5.0, 5.0));
         if step.iter().all(|s| s.abs() < 1e-9) {
             break;
         }
     }
     w
+}
+
+/// x with a x = b, for a positive definite `a`: elimination needs no exchange of rows.
+fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [f64; N]) -> [f64; N] {
+    for i in 0..N {
+        let (pivot, pivot_b) = (a[i], b[i]);
+        for j in i + 1..N {
+            let factor = a[j][i] / pivot[i];
+            a[j].iter_mut().zip(&pivot).for_each(|(x, p)| *x -= factor * p);
+            b[j] -= factor * pivot_b;
+        }
+    }
+    for i in (0..N).rev() {
+        let known: f64 = (i + 1..N).map(|j| a[i][j] * b[j]).sum();
+        b[i] = (b[i] - known) / a[i][i];
+    }
+    b
 }
 
 #[cfg(test)]
@@ -128,11 +153,11 @@ mod tests {
     #[test]
     fn known_odds_are_found_again() {
         let mut seed = 9;
-        let rows: Vec<Row> = (0..20_000)
+        let rows: Vec<Weighed<2>> = (0..20_000)
             .map(|_| {
                 let score = noise(&mut seed) * 20.0 - 10.0;
                 let chance = 1.0 / (1.0 + (-(-1.0 + 0.4 * score)).exp());
-                Row { features: [1.0, score], right: f64::from(u8::from(noise(&mut seed) < chance)), weight: 1.0 }
+                Weighed { features: [1.0, score], right: f64::from(u8::from(noise(&mut seed) < chance)), weight: 1.0 }
             })
             .collect();
         let [bias, slope] = logistic(&rows);
@@ -141,7 +166,8 @@ mod tests {
 
     #[test]
     fn the_weights_that_put_the_right_answer_first_are_chosen() {
-        let right = Answered { signs: Signs { margin: 1.0, rest: -1.0, relative: 1.0, question: 0.0 }, em: 1.0, f1: 1.0 };
+        let right =
+            Answered { signs: Signs { margin: 1.0, rest: -1.0, relative: 1.0, question: 0.0, words: 0.0 }, em: 1.0, f1: 1.0 };
         let loud = |signs| Answered { signs: Signs { margin: 9.0, ..signs }, em: 0.0, f1: 0.0 };
         // The other one is louder; BM25 knows better, or the likelihood of the question does.
         for other in [loud(Signs { relative: 0.5, ..right.signs }), loud(Signs { question: -1.0, ..right.signs })] {

@@ -47,6 +47,7 @@ pub mod tied;
 pub mod trust;
 pub mod twin;
 mod weights;
+pub mod words;
 
 pub use ask::{Answer, AskOptions, Tier, Timings};
 pub use cancel::Cancel;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::answer::{
     Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_second_reading, answer_spans, before_second_reading,
 };
+use crate::ask::Tier;
+use crate::calibration::Signs;
 use crate::cancel::Pace;
 use crate::error::{Error, Result};
 use crate::model::Sequence;
@@ -16,6 +18,7 @@ use crate::prompt::PassageTokens;
 use crate::read::Reader;
 use crate::state::State;
 use crate::trust::{Judged, auc};
+use crate::words::Words;
 
 /// A question about a paragraph: one line of a `.jsonl` file.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,6 +72,8 @@ pub struct Said {
     pub margin: f32,
     /// How sure the reader is of that span among all ([`Span::rest`]).
     pub rest: f32,
+    /// The score that a confidence is made of ([`Signs::score`]).
+    pub score: f32,
 }
 
 /// Means over the questions, 0..100.
@@ -78,7 +83,7 @@ pub struct Scores {
     pub em: f64,
     /// F1 of words.
     pub f1: f64,
-    /// Chance that an answerable question has a larger margin than one without an answer, 0..1; `None` without both kinds.
+    /// Chance that an answerable question has a higher score ([`Said::score`]) than one without an answer, 0..1; `None` without both kinds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auc_answerable: Option<f64>,
 }
@@ -141,9 +146,9 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         let first = answer_spans(reader, &mut [Asked { state: &mut a, ids: &once, silence, text: &text }])?;
         let second =
             answer_second_reading(reader, &mut [Asked { state: &mut b, ids: &twice, silence, text: &text }], &mut Pace::free())?;
-        let [a, b] = [said(reader, &first[0], q)?, said(reader, &second[0], q)?];
+        let [a, b] = [said(reader, &first[0], q, Tier::A)?, said(reader, &second[0], q, Tier::B)?];
         for (judged, (sum, said)) in judged.iter_mut().zip([(&mut sum.a, &a), (&mut sum.b, &b)]) {
-            judged.push(Judged { confidence: said.margin, right: said.em > 0.0, answerable: !q.answers.is_empty() });
+            judged.push(Judged { confidence: said.score, right: said.em > 0.0, answerable: !q.answers.is_empty() });
             sum.em += said.em * 100.0 / questions.len() as f64;
             sum.f1 += said.f1 * 100.0 / questions.len() as f64;
         }
@@ -171,7 +176,7 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
         let mut state = State::empty(reader.config());
         let mut asked = [Asked { state: &mut state, ids: &ids, silence: Silence::Allowed, text: &text }];
-        let said = said(reader, &answer_second_reading(reader, &mut asked, &mut Pace::free())?[0], q)?;
+        let said = said(reader, &answer_second_reading(reader, &mut asked, &mut Pace::free())?[0], q, Tier::B)?;
         sum.em += said.em * 100.0 / questions.len() as f64;
         sum.f1 += said.f1 * 100.0 / questions.len() as f64;
         each();
@@ -179,10 +184,13 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
     Ok(sum)
 }
 
-fn said(reader: &Reader, span: &Span, q: &Question) -> Result<Said> {
+fn said(reader: &Reader, span: &Span, q: &Question, tier: Tier) -> Result<Said> {
     let prediction = if span.place.is_some() { reader.prompt().decode(&span.ids)?.trim().to_string() } else { String::new() };
     let (em, f1) = squad_scores(&prediction, &q.answers);
-    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: span.margin(), rest: span.rest })
+    let words = Words::of(&q.question, &q.title, &q.context).log_odds() as f32;
+    let signs = Signs { margin: span.margin(), rest: span.rest, relative: 1.0, question: 0.0, words };
+    let score = signs.score(reader.calibration().odds(tier)).unwrap_or(f32::MIN);
+    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: signs.margin, rest: signs.rest, score })
 }
 
 /// Exact match and F1 against the best of the right answers, as SQuAD's own script computes them, 0..1.

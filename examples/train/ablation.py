@@ -39,19 +39,30 @@ def rotate(x, pos):
 
 
 def attend(q, k, v, g, b, w, cu, s0=None):
-    """In place of the recurrence: causal softmax attention in each row; q and k have norm 1, hence the temperature."""
-    out, at = [], cu.tolist()
+    """In place of the recurrence: causal softmax attention in each row; q and k have norm 1, hence the temperature. Rows are
+    gathered with others whose length has the same next power of two, so that there are few calls: what pads a row comes after its
+    tokens, which therefore don't see it."""
+    at = cu.tolist()
+    groups = {}
     for start, end in zip(at, at[1:]):
-        pos = torch.arange(end - start, device=q.device)
-        Q, K = rotate(q[start:end], pos).transpose(0, 1), rotate(k[start:end], pos).transpose(0, 1)
-        V = v[start:end].transpose(0, 1)
+        if end > start:
+            groups.setdefault(1 << (end - start - 1).bit_length(), []).append((start, end))
+    out = torch.empty_like(v)
+    for length, rows in groups.items():
+        pos = torch.arange(length, device=q.device)
+        starts, ends = (torch.tensor(x, device=q.device)[:, None] for x in zip(*rows))
+        place = torch.minimum(starts + pos, ends - 1)                                       # [rows, length]
+        inside = starts + pos < ends
+        Q, K, V = (x[place.flatten()] for x in (q, k, v))
+        turn = lambda x: rotate(x, pos.repeat(len(rows)))
+        Q, K, V = (x.view(len(rows), length, *x.shape[1:]).transpose(1, 2) for x in (turn(Q), turn(K), V))      # [rows, H, length, K]
         if hasattr(F, "scaled_dot_product_attention"):
-            o = F.scaled_dot_product_attention(Q[None] * q.shape[-1], K[None], V[None], is_causal=True)[0]
+            o = F.scaled_dot_product_attention(Q * q.shape[-1], K, V, is_causal=True)
         else:
-            score = Q @ K.transpose(1, 2) * q.shape[-1] ** 0.5
+            score = Q @ K.transpose(2, 3) * q.shape[-1] ** 0.5
             o = score.masked_fill(~torch.ones_like(score, dtype=torch.bool).tril(), float("-inf")).softmax(-1) @ V
-        out.append(o.transpose(0, 1))
-    return torch.cat(out), s0
+        out = out.index_put((place[inside],), o.transpose(1, 2)[inside])
+    return out, s0
 
 
 def config_of(base, form):

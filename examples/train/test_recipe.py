@@ -166,6 +166,22 @@ def test_mean_of_last_weights():
     assert abs(mean.weights[0].mean().item() - sum(seen) / len(seen)) < 1e-4 and mean.n == len(seen) == 6
 
 
+def test_attention():
+    """Of the ablation's transformer: each row as if it were alone, and no token sees a later one."""
+    import ablation
+    torch.manual_seed(0)
+    cu = torch.tensor([0, 1, 8, 8, 13, 16])
+    q, k, v = (torch.nn.functional.normalize(torch.randn(16, 2, 8), dim=-1) for _ in range(3))
+    whole, _ = ablation.attend(q, k, v, None, None, None, cu)
+    for start, end in ((0, 1), (1, 8), (8, 13), (13, 16)):
+        for n in range(1, end - start + 1):
+            part = slice(start, start + n)
+            Q, K = (ablation.rotate(x[part], torch.arange(n)) for x in (q, k))
+            score = torch.einsum("hk,shk->hs", Q[-1], K) * 8 ** 0.5
+            want = torch.einsum("hs,shv->hv", score.softmax(-1), v[part])
+            assert (whole[start + n - 1] - want).abs().max() < 1e-5, (start, n)
+
+
 def test_mean():
     """What ships of two runs is their mean."""
     with tempfile.TemporaryDirectory() as folder:
@@ -190,8 +206,9 @@ if __name__ == "__main__":
     test_pointing()
     test_worn()
     test_twins()
+    test_attention()
     test_mean()
     test_mean_of_last_weights()
     test_shards()
     test_recipe()
-    print("8 passed, 0 failed")
+    print("9 passed, 0 failed")

@@ -8,6 +8,7 @@ use palimpsest_engine::calibrate::calibrate;
 use palimpsest_engine::collection::{self, Collection, CollectionScores, Extent};
 use palimpsest_engine::measure::{self, given_paragraph, questions};
 use palimpsest_engine::ranking::{self, AtWeight};
+use palimpsest_engine::words::measure_words;
 use palimpsest_engine::{AskOptions, Error, Reader, Result, fidelity, index, retrieval};
 use serde_json::{Value, json};
 
@@ -56,6 +57,13 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
                 plot.as_deref(),
             )?;
             table(&scores, json!({}), out)
+        }
+        EvalVerb::Words { file, limit } => {
+            let got = measure_words(&questions(file, *limit)?);
+            out.object(json!(got), || {
+                println!("{} questions: AUC {:.3}", got.n, got.auc_answerable.unwrap_or(f64::NAN));
+                println!("weights that fit them (constant, told, strange, negated, opposite): {:.3?}", got.fitted);
+            })
         }
         EvalVerb::Calibrate { file, questions, measure, limit, plot, dry_run, reader } => {
             let training = Collection::open(file, None)?;

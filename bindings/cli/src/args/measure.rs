@@ -62,6 +62,14 @@ pub(crate) enum EvalVerb {
         #[command(flatten)]
         reader: ReaderArgs,
     },
+    /// What the words of questions alone say about which can be answered, and the weights that say it best
+    Words {
+        /// Questions, as for `qa`, some without an answer
+        file: PathBuf,
+        /// The first N questions [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
     /// Fit what a reader's scores are worth, and write calibration.json into its folder
     Calibrate {
         /// Training questions, as for `collection`: none of those that anything is measured on
