@@ -223,7 +223,7 @@ def write_recall(path, tokenizer, text_ids, length, samples, pairs):
 def load(folder, device=None, tokenizer=None):
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda":
-        kernels.time_shortly()
+        kernels.time_shortly()          # of no effect without Triton
     reader = Reader(Config.load(os.path.join(folder, "config.json")))
     reader.load_state_dict(checkpoint.dequantize(checkpoint.load(folder)))
     return reader.to(device).eval(), tokenizer_of(tokenizer or os.path.join(folder, "tokenizer.json")), torch.bfloat16 if device == "cuda" else None

@@ -3,7 +3,7 @@
   python3 twins.py squad_train.jsonl.zst train-answerable-questions.txt train-unanswerable-questions.txt [more pairs of files] OUT.jsonl
 
 People who wrote SQuAD 2.0's unanswerable questions had an answerable one of the same paragraph before them. Zhu et al. (ACL 2019,
-arXiv 1906.06045; github.com/haichao592/UnAnsQ, folder QG) matched 15,669 such pairs of its training set, a line each in two files: id, question (small
+arXiv 1906.06045; github.com/haichao592/UnAnsQ, folder QG) matched such pairs of its training set (15,669 in its files train-*, 1,806 in dev-*), a line each in two files: id, question (small
 letters, words apart), where the answer is. Here a pair finds its paragraph by its answerable question among the rows of squad_train, and the
 twin gets back the spelling it had: what both questions share as the first has it, other words as the paragraph, or else most paragraphs, write them.
 Out come the rows of squad_train as they were, and the twins: rows without answers.
@@ -18,7 +18,7 @@ from prepare import lines, plain
 
 TIGHT_BEFORE = re.compile(r"^(n't|'(s|m|d|re|ve|ll)?|[,.?!;:)\]%]|-)$")
 TIGHT_AFTER = re.compile(r"^[(\[$£€-]$")
-WORD = re.compile(r"\w+")
+QUOTES = ("``", "''")
 
 
 class Spelling:
@@ -38,7 +38,7 @@ def spans_of(words, text):
     """Where each of `words` (small letters, in order) stands in `text`: (start, end), or None if they are not its words."""
     low, at, out = text.lower(), 0, []
     for w in words:
-        w = '"' if w in ("``", "''") else w
+        w = '"' if w in QUOTES else w
         i = low.find(w, at)
         if i < 0 or low[at:i].strip():
             return None
@@ -58,7 +58,7 @@ def spelt(twin, words, text, own, common):
             taken[b + i] = a + i
     for j, w in enumerate(twin):
         k = taken[j]
-        word = own.of(w, common) if k is None else text[spans[k][0]:spans[k][1]]
+        word = '"' if w in QUOTES else own.of(w, common) if k is None else text[spans[k][0]:spans[k][1]]
         if k == 0 and j:
             word = own.of(w, common)            # it began the question and no longer does
         follows = k is not None and k and j and taken[j - 1] == k - 1
@@ -70,7 +70,7 @@ def spelt(twin, words, text, own, common):
 
 def twins(rows, pairs):
     """-> rows without answers for those (answerable, unanswerable) whose first is a question of `rows`."""
-    asked, common, own = {}, Spelling({d["context"] for d in rows}), {}
+    asked, common, own = {}, Spelling(dict.fromkeys(d["context"] for d in rows)), {}
     for d in rows:
         asked.setdefault(plain(d["question"]), d)
     for old, new in pairs:
@@ -89,7 +89,7 @@ def main():
     rows, pairs = list(lines(squad)), []
     for answerable, unanswerable in zip(files[::2], files[1::2]):
         with open(answerable, encoding="utf8") as a, open(unanswerable, encoding="utf8") as b:
-            pairs += [(x.split("\t")[1], y.split("\t")[1]) for x, y in zip(a, b)]
+            pairs += [(x.split("\t")[1], y.split("\t")[1]) for x, y in zip(a, b, strict=True)]
     made = list(twins(rows, pairs))
     with open(out, "w") as f:
         for d in rows + made:

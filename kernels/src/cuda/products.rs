@@ -137,7 +137,7 @@ impl Gpu {
     /// Two blocks a processor; tiles as large as spread the rows of W evenly over them, in as few rounds as tiles of 24 rows allow.
     fn one(&self, mut p: OneParams) -> Result<(), CudaError> {
         let (n, products, blocks) = (p.n as usize, p.products as usize, 2 * self.driver.processors());
-        let rounds = (n * products).div_ceil(blocks * 24);
+        let rounds = (n * products).div_ceil(blocks * 24).max(1);
         let rows = if products > 1 { 16 } else { n.div_ceil(blocks * rounds).max(8) };
         p.rows = rows as i32;
         let kernel = if rows <= 16 { "one_2" } else { "one_3" };
