@@ -10,6 +10,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
+use crate::error::{Error, Result};
 use crate::fit::{Weighed, logistic};
 use crate::measure::Question;
 use crate::trust::{Judged, auc};
@@ -125,11 +126,19 @@ pub struct WordsMeasured {
 }
 
 /// Measures [`Words`] on `questions`, and fits their weights again.
-#[must_use]
-pub fn measure_words(questions: &[Question]) -> WordsMeasured {
+///
+/// # Errors
+/// [`Error::Input`] unless some questions have an answer and some have none.
+pub fn measure_words(questions: &[Question]) -> Result<WordsMeasured> {
     let words: Vec<Words> = questions.iter().map(|q| Words::of(&q.question, &q.title, &q.context)).collect();
     let with = questions.iter().filter(|q| !q.answers.is_empty()).count() as f64;
     let without = questions.len() as f64 - with;
+    if with == 0.0 || without == 0.0 {
+        return Err(Error::Input(format!(
+            "of {} questions, {with} have an answer and {without} have none: words are measured on both kinds",
+            questions.len()
+        )));
+    }
     let rows = words.iter().zip(questions).map(|(w, q)| {
         let right = !q.answers.is_empty();
         let half = questions.len() as f64 / 2.0;
@@ -139,7 +148,7 @@ pub fn measure_words(questions: &[Question]) -> WordsMeasured {
     let judged =
         |(w, q): (&Words, &Question)| Judged { confidence: w.log_odds() as f32, right: false, answerable: !q.answers.is_empty() };
     let all: Vec<Judged> = words.iter().zip(questions).map(judged).collect();
-    WordsMeasured { n: questions.len(), auc_answerable: auc(&all), fitted: logistic(&rows) }
+    Ok(WordsMeasured { n: questions.len(), auc_answerable: auc(&all), fitted: logistic(&rows) })
 }
 
 #[cfg(test)]
@@ -186,7 +195,8 @@ mod tests {
         };
         let good = question("When was the treaty signed by twelve countries?", &["1959"]);
         let bad = question("When was the treaty not signed by Sweden?", &[]);
-        let got = measure_words(&[good.clone(), bad.clone(), good, bad]);
+        assert!(measure_words(std::slice::from_ref(&good)).is_err() && measure_words(&[]).is_err());
+        let got = measure_words(&[good.clone(), bad.clone(), good, bad]).expect("both kinds");
         assert_eq!(got.auc_answerable, Some(1.0));
         assert!(got.fitted[1] > 0.0 && got.fitted[2] < 0.0 && got.fitted[3] < 0.0, "{got:?}");
     }

@@ -59,7 +59,7 @@ pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
             table(&scores, json!({}), out)
         }
         EvalVerb::Words { file, limit } => {
-            let got = measure_words(&questions(file, *limit)?);
+            let got = measure_words(&questions(file, *limit)?)?;
             out.object(json!(got), || {
                 println!("{} questions: AUC {:.3}", got.n, got.auc_answerable.unwrap_or(f64::NAN));
                 println!("weights that fit them (constant, told, strange, negated, opposite): {:.3?}", got.fitted);

@@ -15,6 +15,7 @@ use clap::Parser;
 use palimpsest_engine::Error;
 
 fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
     let args = Args::parse();
     let json = args.json;
     match run(args) {
@@ -28,6 +29,19 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// `palimpsest … | head` closes our output: then there is nothing left to do, and nothing to complain of. Rust's own
+/// printing panics there.
+fn end_quietly_when_nobody_reads() {
+    let complain = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        complain(panic);
+    }));
 }
 
 fn run(args: Args) -> Result<ExitCode, Error> {

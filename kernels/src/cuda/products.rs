@@ -78,7 +78,8 @@ impl Gpu {
         self.launch(kernel, [blocks, m.div_ceil(rows)], &p)
     }
 
-    /// As [`Gpu::narrow`], of rows that are made first, or, where it is one row, by the product itself. The same bits.
+    /// As [`Gpu::narrow`], of rows that are made first, or, where it is one row, by the product itself. The same bits. `out` must not lie
+    /// over what the rows are made of: blocks read all of it while others write.
     ///
     /// # Errors
     /// As [`Gpu::narrow`].

@@ -88,8 +88,8 @@ pub enum AskEvent {
         /// Tokens of all passages.
         tokens_total: u64,
     },
-    /// A piece of the answer, of whole characters; all of them together are the answer, and none is taken back. Tokens that
-    /// come within 50 ms of each other come in one piece.
+    /// A piece of the answer, of whole characters; all of them together are the answer, and none is taken back. After the
+    /// first, pieces come at most every 50 ms, with all tokens since.
     Token {
         /// The piece.
         text: String,
