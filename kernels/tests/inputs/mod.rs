@@ -105,17 +105,34 @@ pub fn every_isa() -> Vec<Kernels> {
 
 /// `||out - expected|| / ||expected||`; infinite where one of them is NaN.
 pub fn distance(out: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(out.len(), expected.len());
+    distance_in(out, expected, expected)
+}
+
+/// `||out - expected|| / ||scale||`; infinite where one of them is NaN.
+fn distance_in(out: &[f32], expected: &[f32], scale: &[f32]) -> f64 {
+    assert_eq!((out.len(), out.len()), (expected.len(), scale.len()));
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let off = norm(&mut out.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-    let all = norm(&mut expected.iter().map(|x| f64::from(*x)));
+    let all = norm(&mut scale.iter().map(|x| f64::from(*x)));
     let ratio = if off == 0.0 { 0.0 } else { off / all };
     if ratio.is_nan() { f64::INFINITY } else { ratio }
 }
 
+/// Sums of products, and the size that such a sum has when its terms do not cancel: the root of the sum of their squares. Rounding
+/// grows with the terms, so an error is measured in this: against a sum that happens to cancel any error is large.
+pub fn sums(terms: impl Iterator<Item = Vec<f64>>) -> (Vec<f64>, Vec<f32>) {
+    terms.map(|t| (t.iter().sum::<f64>(), t.iter().map(|x| x * x).sum::<f64>().sqrt() as f32)).unzip()
+}
+
 #[track_caller]
 pub fn assert_near(what: &str, out: &[f32], expected: &[f32], bound: f64) {
-    let distance = distance(out, expected);
+    assert_near_in(what, out, expected, expected, bound);
+}
+
+/// As [`assert_near`], with the error in units of `scale`.
+#[track_caller]
+pub fn assert_near_in(what: &str, out: &[f32], expected: &[f32], scale: &[f32], bound: f64) {
+    let distance = distance_in(out, expected, scale);
     assert!(distance <= bound, "{what}: off by {distance:.2e}, more than {bound:.0e}");
 }
 
