@@ -190,7 +190,8 @@ fn budgets_read_fewer_passages_and_say_so() {
     let all = engine(folder.path()).ask(QUESTION, &options()).expect("asked");
     assert!(all.notices.is_empty(), "{:?}", all.notices);
     let mut read_before = u64::MAX;
-    for budget in [all.tokens_read + 100, all.tokens_read / 2, 300, 10] {
+    // For each of five passages 40 tokens of a search are set aside, of which it mostly reads fewer.
+    for budget in [all.tokens_read + 200, all.tokens_read / 2, 340, 10] {
         let engine = engine(folder.path());
         let options = AskOptions { budget_tokens: Some(budget), ..options() };
         let answer = engine.ask(QUESTION, &options).expect("asked");

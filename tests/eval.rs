@@ -97,7 +97,8 @@ fn a_calibration_is_fitted_kept_and_used() {
     assert_eq!(reader.calibration(), &Calibration::without_none());
     let mut asked = 0;
     let fitted = calibrate(reader, &collection, 24, "questions.jsonl", &mut || asked += 1).expect("fitted");
-    assert_eq!(asked, 24 + 6, "all in tier A, one in four in tier B");
+    assert_eq!(asked, 16 + 24 + 6, "those with an answer for hints, all in tier A, one in four in tier B");
+    assert!(fitted.calibration().a.hints.any(), "{:?}", fitted.calibration());
     let (after, _) = measured(&fitted, &collection);
     // On what it was fitted on, it must not be off by more than the default.
     assert!(after.confidence.ece <= before.confidence.ece, "{} {}", after.confidence.ece, before.confidence.ece);

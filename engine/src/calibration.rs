@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ask::Tier;
 use crate::error::{Error, Result};
 use crate::files::ReaderFiles;
+use crate::hints::HintWeights;
 
 /// The file's name in a reader's folder.
 pub const FILE: &str = "calibration.json";
@@ -42,6 +43,10 @@ pub struct Odds {
     pub rest: f32,
     /// Weight of [`Signs::words`].
     pub words: f32,
+    /// Weight of [`Signs::hint`].
+    pub hint: f32,
+    /// What chooses among the spans of a passage beside the reader; all 0 leave it alone.
+    pub hints: HintWeights,
     /// Log-odds of being right at score 0.
     pub bias: f32,
     /// Log-odds a unit of the score.
@@ -62,6 +67,8 @@ pub struct Signs {
     pub question: f32,
     /// What the question's words say ([`crate::words::Words::log_odds`]).
     pub words: f32,
+    /// What the words around the answer say ([`crate::answer::Span::hint`]).
+    pub hint: f32,
 }
 
 /// Log-odds without a calibration at which the reader finds an answer as likely as none: one in ten.
@@ -69,7 +76,16 @@ const UNKNOWN: f32 = -2.2;
 
 impl Default for Odds {
     fn default() -> Self {
-        Self { bm25: 8.0, question: 4.0, rest: 0.0, words: 0.0, bias: UNKNOWN, slope: 0.25 }
+        Self {
+            bm25: 8.0,
+            question: 4.0,
+            rest: 0.0,
+            words: 0.0,
+            hint: 0.0,
+            hints: HintWeights::default(),
+            bias: UNKNOWN,
+            slope: 0.25,
+        }
     }
 }
 
@@ -92,7 +108,8 @@ impl Signs {
     #[must_use]
     pub fn score(&self, odds: &Odds) -> Option<f32> {
         let reader = self.margin + odds.rest * self.rest;
-        let score = reader + odds.bm25 * self.relative.ln() + odds.question * self.question + odds.words * self.words;
+        let text = odds.words * self.words + odds.hint * self.hint;
+        let score = reader + odds.bm25 * self.relative.ln() + odds.question * self.question + text;
         score.is_finite().then_some(score)
     }
 }
@@ -117,6 +134,13 @@ impl Calibration {
     pub fn without_none() -> Self {
         let odds = Odds { bias: 0.0, ..Odds::default() };
         Self { a: odds, b: odds, ..Self::default() }
+    }
+
+    /// The same, spans being chosen by the reader alone.
+    #[must_use]
+    pub fn without_hints(mut self) -> Self {
+        (self.a.hints, self.b.hints) = Default::default();
+        self
     }
 
     /// That of a reader; without a file [`Calibration::default`], or [`Calibration::without_none`].
@@ -169,8 +193,8 @@ mod tests {
 
     #[test]
     fn more_of_any_sign_is_a_better_chance() {
-        let odds = Odds { rest: 1.0, words: 5.0, ..Odds::default() };
-        let signs = Signs { margin: 1.0, rest: -1.0, relative: 0.8, question: -0.5, words: 0.2 };
+        let odds = Odds { rest: 1.0, words: 5.0, hint: 0.5, ..Odds::default() };
+        let signs = Signs { margin: 1.0, rest: -1.0, relative: 0.8, question: -0.5, words: 0.2, hint: 2.0 };
         let chance = |signs: Signs| odds.chance(signs.score(&odds).expect("a number"));
         let before = chance(signs);
         assert!(chance(Signs { margin: 2.0, ..signs }) > before);
@@ -178,6 +202,7 @@ mod tests {
         assert!(chance(Signs { relative: 0.9, ..signs }) > before);
         assert!(chance(Signs { question: -0.4, ..signs }) > before);
         assert!(chance(Signs { words: 0.3, ..signs }) > before);
+        assert!(chance(Signs { hint: 3.0, ..signs }) > before);
         assert!((0.0..=1.0).contains(&odds.chance(-1e30)));
         assert_eq!(Signs { margin: f32::NEG_INFINITY, ..signs }.score(&odds), None);
     }

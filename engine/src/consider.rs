@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use palimpsest_index::{Hit, Retriever};
 
-use crate::answer::{
-    ANSWER_TOKENS, Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_second_reading, answer_spans_at,
-    before_second_reading,
-};
+use crate::answer::{Asked, Silence, Span, after_one_reading, answer_second_reading, answer_spans_at, before_second_reading};
 use crate::ask::{AskOptions, SECOND_READINGS, Tier, Timings};
 use crate::calibration::{Calibration, Signs};
 use crate::cancel::{Cancel, Pace};
 use crate::error::Result;
 use crate::events::Event;
+use crate::hints::Hints;
 use crate::model::Sequence;
-use crate::prompt::{Origin, PassageTokens};
+use crate::prompt::PassageTokens;
 use crate::read::{ReadPassage, Reader, read_missing, restore_passages};
 use crate::rerank::{Candidate, likelihoods, question_logprobs, worth_reading};
 use crate::retrieve::retrieve;
+use crate::search::{NARROW, SEARCH_TOKENS};
+use crate::spans::{Allowed, SpanText};
 use crate::state::State;
 use crate::store::Store;
 use crate::words::Words;
@@ -171,7 +171,7 @@ pub fn consider(
     }
     let once = batch.questions.iter().zip(&asked).enumerate();
     let once = once.flat_map(|(q, (one, ids))| (0..one.considered.len()).map(move |i| (q, i, ids.clone()))).collect();
-    batch.decode(from.reader, once, Tier::A, cancel)?;
+    batch.decode(from.reader, questions, once, Tier::A, cancel)?;
     if options.tier_of(from.reader) == Tier::B {
         let twice = batch.second_readings(from.reader, questions, options, deadline)?;
         for &(q, ..) in &twice {
@@ -180,7 +180,7 @@ pub fn consider(
                 batch.questions[q].considered.iter_mut().for_each(|c| c.span = None);
             }
         }
-        batch.decode(from.reader, twice, Tier::B, cancel)?;
+        batch.decode(from.reader, questions, twice, Tier::B, cancel)?;
     }
     timings.answer = lap(&clock, timings.retrieve + timings.read);
     batch.questions.iter_mut().for_each(|one| one.timings_ms = timings);
@@ -232,7 +232,7 @@ impl Consideration {
     fn keep_within(&mut self, read: &[ReadPassage], asked_tokens: u64, budget: u64) {
         let mut spent = 0;
         let fits = |c: &&Considered| {
-            spent += read[c.state].tokens_read() + asked_tokens + ANSWER_TOKENS as u64;
+            spent += read[c.state].tokens_read() + asked_tokens + SEARCH_TOKENS as u64;
             spent <= budget
         };
         let kept = self.considered.iter().take_while(fits).count();
@@ -307,15 +307,21 @@ impl Batch {
 
     /// Asks forks of the states, as many in one batch as [`STATE_BYTES`] hold. In tier A the question's own likelihood is
     /// taken along where it counts: the same reading, with logits of every token.
-    fn decode(&mut self, reader: &Reader, to_ask: Vec<ToAsk>, tier: Tier, cancel: &Cancel) -> Result<()> {
-        let at_once = (STATE_BYTES / 2 / State::bytes(reader.config())).max(1);
+    fn decode(&mut self, reader: &Reader, questions: &[&str], to_ask: Vec<ToAsk>, tier: Tier, cancel: &Cancel) -> Result<()> {
+        let hint_weights = reader.calibration().odds(tier).hints;
+        let points = tier == Tier::B && reader.prompt().start().is_some();
+        let forks = if points { 1 } else { 1 + NARROW.paths[usize::from(hint_weights.any())] };
+        let at_once = (STATE_BYTES / 2 / State::bytes(reader.config()) / forks).max(1);
         let marks = reader.prompt().answer().len();
         let likelihood = tier == Tier::A && marks > 0 && reader.calibration().wants_likelihood();
         let mut pace = Pace::until(cancel);
         for some in to_ask.chunks(at_once) {
             let considered = some.iter().map(|(q, i, _)| &self.questions[*q].considered[*i]);
             let mut forks: Vec<State> = considered.clone().map(|c| self.states[c.state].clone()).collect();
-            let texts: Vec<SpanText> = considered.map(|c| SpanText::of_passage(&c.tokens, Allowed::Text)).collect();
+            let texts: Vec<SpanText> = considered.clone().map(|c| SpanText::of_passage(&c.tokens, Allowed::Text)).collect();
+            let hints = some.iter().zip(considered);
+            let hints = hints.map(|((q, ..), c)| Hints::of(questions[*q], &c.tokens, &c.candidate.hit.text, hint_weights));
+            let hints: Vec<Option<Hints>> = hints.collect();
             let asked = some.iter().map(|(_, _, ids)| ids.split_at(if likelihood { ids.len() - marks } else { 0 }));
             if likelihood {
                 let batch = forks.iter_mut().zip(asked.clone());
@@ -324,10 +330,11 @@ impl Batch {
                     self.questions[*q].considered[*i].candidate.question_logprob = Some(logprob);
                 }
             }
-            let contexts = forks.iter_mut().zip(asked).zip(&texts);
+            let contexts = forks.iter_mut().zip(asked).zip(texts.iter().zip(&hints));
             let silence = Silence::Overruled;
-            let mut contexts: Vec<Asked<'_>> =
-                contexts.map(|((state, (_, ids)), text)| Asked { state, ids, silence, text }).collect();
+            let contexts =
+                contexts.map(|((state, (_, ids)), (text, hints))| Asked { state, ids, silence, text, hints: hints.as_ref() });
+            let mut contexts: Vec<Asked<'_>> = contexts.collect();
             let spans = match tier {
                 Tier::A => answer_spans_at(reader, &mut contexts, &mut pace)?,
                 Tier::B => answer_second_reading(reader, &mut contexts, &mut pace)?,
@@ -357,7 +364,7 @@ impl Batch {
             let mut kept = 0;
             for &i in &best {
                 let ids = before_second_reading(reader, questions[q], &one.considered[i].tokens)?;
-                spent += (ids.len() + ANSWER_TOKENS) as u64;
+                spent += (ids.len() + SEARCH_TOKENS) as u64;
                 if late || options.budget_tokens.is_some_and(|budget| spent > budget) {
                     break;
                 }
@@ -384,14 +391,14 @@ impl Considered {
             relative: self.candidate.relative_score,
             question: self.candidate.question_logprob.map_or(0.0, |logprob| logprob - likeliest),
             words: self.words,
+            hint: span.hint,
         })
     }
 
     /// The bytes of the passage that its answer is, white space around it left out.
     #[must_use]
     pub fn answer_bytes(&self) -> Option<Range<usize>> {
-        let ranges = self.answer_tokens();
-        let bytes = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+        let bytes = self.tokens.bytes_of(self.place())?;
         let text = self.candidate.hit.text.get(bytes.clone())?;
         let start = bytes.start + (text.len() - text.trim_start().len());
         let end = start + text.trim().len();
@@ -405,7 +412,7 @@ impl Considered {
         let text = &self.candidate.hit.text;
         let mut pieces = Vec::new();
         let mut from = bytes.start;
-        for end in self.answer_tokens().map(|r| r.end.min(bytes.end)).chain([bytes.end]) {
+        for end in self.tokens.pieces(self.place()).map(|r| r.end.min(bytes.end)).chain([bytes.end]) {
             if end > from && text.is_char_boundary(end) {
                 pieces.push(&text[from..end]);
                 from = end;
@@ -414,12 +421,8 @@ impl Considered {
         pieces
     }
 
-    fn answer_tokens(&self) -> impl Iterator<Item = Range<usize>> {
-        let place = self.span.as_ref().and_then(|s| s.place.clone()).unwrap_or_default();
-        self.tokens.origins.get(place).unwrap_or_default().iter().filter_map(|o| match o {
-            Origin::Text(range) => Some(range.clone()),
-            _ => None,
-        })
+    fn place(&self) -> Range<usize> {
+        self.span.as_ref().and_then(|s| s.place.clone()).unwrap_or_default()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::answer::{Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_spans};
+use crate::answer::{Asked, Silence, Span, after_one_reading, answer_spans};
 use crate::compose::Part;
 use crate::error::{Error, Result};
 use crate::measure::{Question, squad_scores};
@@ -11,6 +11,7 @@ use crate::model::{Sequence, Want};
 use crate::prompt::PassageTokens;
 use crate::read::Reader;
 use crate::snapshot::{Chain, Form, Snapshot};
+use crate::spans::{Allowed, SpanText};
 use crate::state::State;
 
 /// Means over the questions for one way of keeping what was read.
@@ -56,7 +57,7 @@ fn ask_all(reader: &Reader, q: &Question, gold: &[u32], ways: &[Way<'_>], sums: 
     let mut contexts: Vec<Asked<'_>> = forks
         .iter_mut()
         .zip(ways)
-        .map(|(state, w)| Asked { state, ids: &asked, silence: Silence::Allowed, text: w.text })
+        .map(|(state, w)| Asked { state, ids: &asked, silence: Silence::Allowed, text: w.text, hints: None })
         .collect();
     let spans = answer_spans(reader, &mut contexts)?;
     // The right answer, given: the distribution before each of its tokens and before its end.
@@ -204,7 +205,7 @@ pub fn composition(
         let mut contexts: Vec<Asked<'_>> = forks
             .iter_mut()
             .zip(&alone)
-            .map(|(state, text)| Asked { state, ids: &asked, silence: Silence::Allowed, text })
+            .map(|(state, text)| Asked { state, ids: &asked, silence: Silence::Allowed, text, hints: None })
             .collect();
         let apart = answer_spans(reader, &mut contexts)?;
         let surest = apart.iter().max_by(|a, b| a.margin().total_cmp(&b.margin()));

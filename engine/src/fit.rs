@@ -1,10 +1,12 @@
 //! Questions whose answers are known -> the weights of a [`Calibration`].
 //!
-//! The weights of a score are those of a grid that put the best answers first (mean F1 of the first); the odds are a logistic
+//! The weights of a score are those of a grid that put the best answers first (mean F1 of the first), those of the words around a span
+//! those of the highest expected F1; the odds are a logistic
 //! regression of whether that answer is exactly right on its score, with every question that has no answer
 //! weighted so that together they are [`UNANSWERABLE`] of all.
 
 use crate::calibration::{Odds, Signs};
+use crate::hints::HintWeights;
 
 /// What one passage answered.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +35,7 @@ const BM25: [f32; 8] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0];
 /// Of the weight of BM25.
 const QUESTION: [f32; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.2];
 const REST: [f32; 4] = [0.0, 0.5, 1.0, 2.0];
+const HINT: [f32; 4] = [0.0, 0.25, 0.5, 1.0];
 
 /// Of the words of a question, whose weight is not fitted: a reader is surer of questions like those it was trained on than of new ones, their
 /// words are the same for both. Chosen on 1,080 questions, half of them unanswerable, on the articles of SQuAD 2.0's development set
@@ -46,9 +49,10 @@ const RIDGE: f64 = 1.0;
 #[must_use]
 pub fn odds(questions: &[Known]) -> Odds {
     let weights = BM25.iter().flat_map(|b| QUESTION.iter().flat_map(move |q| REST.iter().map(move |r| (*b, b * q, *r))));
+    let weights = weights.flat_map(|(b, q, r)| HINT.iter().map(move |h| (b, q, r, *h)));
     let mut best = (f64::NEG_INFINITY, Odds::default());
-    for (bm25, question, rest) in weights {
-        let odds = Odds { bm25, question, rest, words: WORDS, ..Odds::default() };
+    for (bm25, question, rest, hint) in weights {
+        let odds = Odds { bm25, question, rest, words: WORDS, hint, ..Odds::default() };
         let f1 = questions.iter().filter(|q| q.answerable).filter_map(|q| first(&odds, q)).map(|f| f.answer.f1).sum();
         if f1 > best.0 {
             best = (f1, odds);
@@ -72,6 +76,46 @@ pub fn odds(questions: &[Known]) -> Odds {
     let [bias, slope] = logistic(&rows);
     (odds.bias, odds.slope) = (bias as f32, slope as f32);
     odds
+}
+
+/// A span of a question's own passage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spanned {
+    /// What the words around it say ([`crate::hints::Hints::signs`]).
+    pub signs: [f32; 3],
+    /// What the reader says: a natural log-probability.
+    pub logprob: f32,
+    /// F1, 0..1.
+    pub f1: f64,
+}
+
+const HINTS: [f32; 11] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0];
+const ECHO: [f32; 4] = [0.0, -1.0, -2.0, -4.0];
+
+/// How much likelier a span counts that is a nat better: few enough that one question does not decide.
+const SHARP: f64 = 4.0;
+
+/// Of a grid, the weights with which F1 is highest, each span counting as likely as `exp(SHARP * score)`; all 0 without a question.
+#[must_use]
+pub fn hints(questions: &[Vec<Spanned>]) -> HintWeights {
+    let mut best = (f64::NEG_INFINITY, HintWeights::default());
+    for (told, near, echo) in HINTS.iter().flat_map(|t| HINTS.iter().flat_map(move |n| ECHO.iter().map(move |e| (*t, *n, *e)))) {
+        let weights = HintWeights { told, near, echo };
+        let expected = |spans: &Vec<Spanned>| {
+            let score = |s: &Spanned| f64::from(s.logprob + weights.weigh(s.signs)) * SHARP;
+            let most = spans.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
+            let (sum, f1) = spans.iter().fold((0.0, 0.0), |(sum, f1), s| {
+                let likely = (score(s) - most).exp();
+                (sum + likely, f1 + likely * s.f1)
+            });
+            if sum > 0.0 { f1 / sum } else { 0.0 }
+        };
+        let f1 = questions.iter().map(expected).sum();
+        if f1 > best.0 {
+            best = (f1, weights);
+        }
+    }
+    best.1
 }
 
 struct First<'a> {
@@ -179,8 +223,11 @@ mod tests {
 
     #[test]
     fn the_weights_that_put_the_right_answer_first_are_chosen() {
-        let right =
-            Answered { signs: Signs { margin: 1.0, rest: -1.0, relative: 1.0, question: 0.0, words: 0.0 }, em: 1.0, f1: 1.0 };
+        let right = Answered {
+            signs: Signs { margin: 1.0, rest: -1.0, relative: 1.0, question: 0.0, words: 0.0, hint: 0.0 },
+            em: 1.0,
+            f1: 1.0,
+        };
         let loud = |signs| Answered { signs: Signs { margin: 9.0, ..signs }, em: 0.0, f1: 0.0 };
         // The other one is louder; BM25 knows better, or the likelihood of the question does.
         for other in [loud(Signs { relative: 0.5, ..right.signs }), loud(Signs { question: -1.0, ..right.signs })] {
@@ -195,5 +242,19 @@ mod tests {
         let fitted = odds(&[none.clone(), none]);
         assert!(fitted.chance(1.0) < 0.5, "{fitted:?}");
         assert!(odds(&[]).chance(0.0).is_finite());
+    }
+
+    #[test]
+    fn hints_count_as_much_as_they_help() {
+        let span = |told: f32, logprob: f32, f1: f64| Spanned { signs: [told, 0.0, 0.0], logprob, f1 };
+        // The reader is 2.5 nats surer of the wrong one, of which the words say less.
+        let helped = vec![span(0.0, -1.0, 0.0), span(1.0, -3.5, 1.0)];
+        let fitted = hints(&vec![helped.clone(); 3]);
+        assert!(fitted.told > 2.5, "{fitted:?}");
+        // Elsewhere they mislead: with more than 4 they do harm.
+        let misled = vec![span(0.0, -1.0, 1.0), span(1.0, -5.0, 0.0)];
+        assert_eq!(hints(&[helped, misled.clone()]), HintWeights { told: 3.0, near: 0.0, echo: 0.0 });
+        assert_eq!(hints(&[misled]), HintWeights::default());
+        assert!(!hints(&[]).any());
     }
 }

@@ -6,16 +6,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{
-    Allowed, Asked, Silence, Span, SpanText, after_one_reading, answer_second_reading, answer_spans, before_second_reading,
-};
+use crate::answer::{Asked, Silence, Span, after_one_reading, answer_second_reading, answer_spans, before_second_reading};
 use crate::ask::Tier;
 use crate::calibration::Signs;
 use crate::cancel::Pace;
 use crate::error::{Error, Result};
+use crate::hints::Hints;
 use crate::model::Sequence;
 use crate::prompt::PassageTokens;
 use crate::read::Reader;
+use crate::spans::{Allowed, SpanText};
 use crate::state::State;
 use crate::trust::{Judged, auc};
 use crate::words::Words;
@@ -142,10 +142,12 @@ pub fn given_paragraph(reader: &Reader, questions: &[Question], each: &mut dyn F
         let (once, twice) = (after_one_reading(reader, &q.question)?, before_second_reading(reader, &q.question, &passage)?);
         let (mut a, mut b) = (state.clone(), state.clone());
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
-        let silence = Silence::Allowed;
-        let first = answer_spans(reader, &mut [Asked { state: &mut a, ids: &once, silence, text: &text }])?;
-        let second =
-            answer_second_reading(reader, &mut [Asked { state: &mut b, ids: &twice, silence, text: &text }], &mut Pace::free())?;
+        let [hints_a, hints_b] = [Tier::A, Tier::B].map(|tier| hints(reader, q, &passage, tier));
+        let (silence, text) = (Silence::Allowed, &text);
+        let mut once = [Asked { state: &mut a, ids: &once, silence, text, hints: hints_a.as_ref() }];
+        let first = answer_spans(reader, &mut once)?;
+        let mut twice = [Asked { state: &mut b, ids: &twice, silence, text, hints: hints_b.as_ref() }];
+        let second = answer_second_reading(reader, &mut twice, &mut Pace::free())?;
         let [a, b] = [said(reader, &first[0], q, Tier::A)?, said(reader, &second[0], q, Tier::B)?];
         for (judged, (sum, said)) in judged.iter_mut().zip([(&mut sum.a, &a), (&mut sum.b, &b)]) {
             judged.push(Judged { confidence: said.score, right: said.em > 0.0, answerable: !q.answers.is_empty() });
@@ -175,7 +177,8 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
         }
         let text = SpanText::of_passage(&passage, Allowed::TextAndTitle);
         let mut state = State::empty(reader.config());
-        let mut asked = [Asked { state: &mut state, ids: &ids, silence: Silence::Allowed, text: &text }];
+        let hints = hints(reader, q, &passage, Tier::B);
+        let mut asked = [Asked { state: &mut state, ids: &ids, silence: Silence::Allowed, text: &text, hints: hints.as_ref() }];
         let said = said(reader, &answer_second_reading(reader, &mut asked, &mut Pace::free())?[0], q, Tier::B)?;
         sum.em += said.em * 100.0 / questions.len() as f64;
         sum.f1 += said.f1 * 100.0 / questions.len() as f64;
@@ -184,11 +187,15 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
     Ok(sum)
 }
 
+fn hints(reader: &Reader, q: &Question, passage: &PassageTokens, tier: Tier) -> Option<Hints> {
+    Hints::of(&q.question, passage, &q.context, reader.calibration().odds(tier).hints)
+}
+
 fn said(reader: &Reader, span: &Span, q: &Question, tier: Tier) -> Result<Said> {
     let prediction = if span.place.is_some() { reader.prompt().decode(&span.ids)?.trim().to_string() } else { String::new() };
     let (em, f1) = squad_scores(&prediction, &q.answers);
     let words = Words::of(&q.question, &q.title, &q.context).log_odds() as f32;
-    let signs = Signs { margin: span.margin(), rest: span.rest, relative: 1.0, question: 0.0, words };
+    let signs = Signs { margin: span.margin(), rest: span.rest, relative: 1.0, question: 0.0, words, hint: span.hint };
     let score = signs.score(reader.calibration().odds(tier)).unwrap_or(f32::MIN);
     Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: signs.margin, rest: signs.rest, score })
 }

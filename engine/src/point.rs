@@ -2,17 +2,16 @@
 //!
 //! A reader that was taught to point (`start` in its `reader.json`) says after each token of such a passage whether an answer
 //! starts or ends there: the logits of two marks, `start` and `end`. The best span is the pair of places, at most
-//! [`ANSWER_TOKENS`] long, whose log-probabilities sum highest, each over all places of the passage; pointing at the mark that
+//! [`ANSWER_TOKENS`] long, whose log-probabilities sum highest, each over all places of the passage, with what the words around it say ([`crate::hints`]); pointing at the mark that
 //! opens the passage says that the answer is not in it, which is believed where it is likelier than not. Nothing is decoded. The idea is that of pointer networks (arXiv
 //! 1506.03134) as used for SQuAD (arXiv 1608.07905); `examples/train/train.py` trains it.
-
-use std::ops::Range;
 
 use crate::answer::{ANSWER_TOKENS, Asked, Silence, Span};
 use crate::cancel::Pace;
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
+use crate::search::{Candidate, log_sum_exp};
 
 /// Chance below which that of none counts for no less. How far below is no sign that a span is right: of 3,000 questions of squad2_dev_a,
 /// the 240 answers likeliest against none alone were right in 36%, with this bound in 53%.
@@ -23,6 +22,16 @@ const LEAST_NONE: f32 = 0.01;
 /// # Errors
 /// [`Error::Input`] for a reader that was not taught to point; as [`crate::model::Model::forward_at`].
 pub fn point_spans(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>) -> Result<Vec<Span>> {
+    point_at_spans(reader, asked, pace, &mut |_, _| {})
+}
+
+/// As [`point_spans`]; `each` gets every span there is, with the number of its context.
+pub(crate) fn point_at_spans(
+    reader: &Reader,
+    asked: &mut [Asked<'_>],
+    pace: &mut Pace<'_>,
+    each: &mut dyn FnMut(usize, Candidate),
+) -> Result<Vec<Span>> {
     let (Some(start), Some(end)) = (reader.prompt().start(), reader.prompt().end()) else {
         return Err(Error::Input("this reader was not taught to point: its reader.json names no `start`".into()));
     };
@@ -35,36 +44,36 @@ pub fn point_spans(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace<'_>
         }
     })?;
     let none = reader.prompt().none();
-    Ok(asked.iter().zip(&places).map(|(a, places)| best(places, none, a.silence, |range| a.text.span(range))).collect())
+    let contexts = asked.iter().zip(&places).enumerate();
+    Ok(contexts.map(|(i, (a, places))| best(places, none, a, &mut |candidate| each(i, candidate))).collect())
 }
 
-/// The best span of places `[start, end]`, of those that `ids` gives the ids of; place 0 stands for none.
-fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(Range<usize>) -> Option<Vec<u32>>) -> Span {
-    let total = |side: usize| {
-        let high = places.iter().map(|p| p[side]).fold(f32::NEG_INFINITY, f32::max);
-        high + places.iter().map(|p| (p[side] - high).exp()).sum::<f32>().ln()
-    };
+/// The best span of places `[start, end]`; place 0 stands for none. `each` gets all of them.
+fn best(places: &[[f32; 2]], none: Option<u32>, asked: &Asked<'_>, each: &mut dyn FnMut(Candidate)) -> Span {
+    let total = |side: usize| log_sum_exp(&places.iter().map(|p| p[side]).collect::<Vec<f32>>());
     let all = if places.is_empty() { 0.0 } else { total(0) + total(1) };
-    let mut found: Option<(f32, Range<usize>)> = None;
+    let mut found: Option<Candidate> = None;
     for from in 0..places.len() {
         for to in from + 1..=places.len().min(from + ANSWER_TOKENS) {
-            if ids(to - 1..to).is_none() {
+            if asked.text.at(to as u32 - 1).is_none() {
                 break;
             }
-            let score = places[from][0] + places[to - 1][1];
-            if found.as_ref().is_none_or(|(s, _)| score > *s) {
-                found = Some((score, from..to));
+            let hint = asked.hints.map_or(0.0, |h| h.log_odds(from..to));
+            let candidate = Candidate { place: from..to, logprob: places[from][0] + places[to - 1][1] - all, hint };
+            if found.as_ref().is_none_or(|best| candidate.score() > best.score()) {
+                found = Some(candidate.clone());
             }
+            each(candidate);
         }
     }
     let none_logprob = match (none, places.first()) {
         (Some(_), Some(p)) => p[0] + p[1] - all,
         _ => f32::NEG_INFINITY,
     };
-    let logprob = found.as_ref().map_or(f32::NEG_INFINITY, |(score, _)| score - all);
+    let (logprob, hint) = found.as_ref().map_or((f32::NEG_INFINITY, 0.0), |c| (c.logprob, c.hint));
     let here = none_logprob <= 0.5f32.ln();
-    let place = found.map(|(_, place)| place).filter(|_| here || silence == Silence::Overruled);
-    let said = place.clone().and_then(&ids);
+    let place = found.map(|c| c.place).filter(|_| here || asked.silence == Silence::Overruled);
+    let said = place.clone().and_then(|place| asked.text.span(place));
     Span {
         ids: said.unwrap_or_else(|| none.into_iter().collect()),
         place,
@@ -72,6 +81,7 @@ fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(R
         none_logprob: none_logprob.max(if none.is_some() { LEAST_NONE.ln() } else { f32::NEG_INFINITY }),
         logprob,
         rest: logprob,
+        hint,
         tokens_read: 0,
     }
 }
@@ -79,6 +89,14 @@ fn best(places: &[[f32; 2]], none: Option<u32>, silence: Silence, ids: impl Fn(R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Config;
+    use crate::spans::SpanText;
+    use crate::state::State;
+
+    fn ask(places: &[[f32; 2]], text: &SpanText, silence: Silence) -> Span {
+        let mut state = State::empty(&Config::default());
+        best(places, Some(4), &Asked { state: &mut state, ids: &[], silence, text, hints: None }, &mut |_| {})
+    }
 
     /// Against every pair of places, in f64.
     #[test]
@@ -92,9 +110,9 @@ mod tests {
         for (forbidden, none) in [(0usize, None), (7, Some(5.0)), (39, Some(9.0))] {
             let mut places: Vec<[f32; 2]> = ids.iter().map(|_| [random(), random()]).collect();
             none.into_iter().for_each(|logit| places[0] = [logit; 2]);
-            let allowed = |r: Range<usize>| (!r.contains(&forbidden) && r.start > 0).then(|| ids[r].to_vec());
-            let span = best(&places, Some(4), Silence::Allowed, allowed);
-            let forced = best(&places, Some(4), Silence::Overruled, allowed);
+            let free = (0..ids.len()).map(|i| if i == forbidden || i == 0 { u32::MAX } else { ids[i] });
+            let text = SpanText::new(free.collect());
+            let (span, forced) = (ask(&places, &text, Silence::Allowed), ask(&places, &text, Silence::Overruled));
             let sum = |side: usize| places.iter().map(|p| f64::from(p[side]).exp()).sum::<f64>().ln();
             let mut want = (f64::NEG_INFINITY, 0..0);
             for from in 1..ids.len() {
@@ -118,7 +136,7 @@ mod tests {
 
     #[test]
     fn nothing_to_point_at_is_none() {
-        let span = best(&[], Some(4), Silence::Allowed, |_| None);
+        let span = ask(&[], &SpanText::default(), Silence::Allowed);
         assert_eq!((span.place, span.ids), (None, vec![4]));
     }
 }

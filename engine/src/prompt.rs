@@ -33,6 +33,22 @@ pub struct PassageTokens {
     pub origins: Vec<Origin>,
 }
 
+impl PassageTokens {
+    /// The bytes of the passage that tokens are made of; `None` where none is of its text.
+    #[must_use]
+    pub fn bytes_of(&self, tokens: Range<usize>) -> Option<Range<usize>> {
+        self.pieces(tokens).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+    }
+
+    /// The bytes of each token that is of the text.
+    pub(crate) fn pieces(&self, tokens: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        self.origins.get(tokens).unwrap_or_default().iter().filter_map(|origin| match origin {
+            Origin::Text(range) => Some(range.clone()),
+            _ => None,
+        })
+    }
+}
+
 /// The reader's tokenizer and the form of its prompts.
 pub struct Prompt {
     tokenizer: Tokenizer,

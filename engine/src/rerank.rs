@@ -6,12 +6,12 @@
 
 use palimpsest_index::Hit;
 
-use crate::answer::log_sum_exp;
 use crate::calibration::{Calibration, Odds};
 use crate::cancel::Pace;
 use crate::error::Result;
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
+use crate::search::log_sum_exp;
 use crate::state::State;
 
 /// A passage to be read.

@@ -55,7 +55,7 @@ impl Words {
     pub fn of(question: &str, title: &str, passage: &str) -> Self {
         let asked: Vec<&str> = split(question).collect();
         let has: HashSet<String> = split(title).chain(split(passage)).map(stem).collect();
-        let content: HashSet<String> = asked.iter().filter(|w| !is(STOP, w)).map(|w| stem(w)).collect();
+        let content: HashSet<String> = asked.iter().filter_map(|w| content(w)).collect();
         let mut best: (f64, HashSet<String>) = (0.0, HashSet::new());
         for sentence in passage.split_inclusive(['.', '!', '?']) {
             let words: HashSet<String> = split(sentence).map(stem).collect();
@@ -87,8 +87,8 @@ impl Words {
     }
 }
 
-/// Runs of letters, and of digits.
-fn split(text: &str) -> impl Iterator<Item = &str> {
+/// Runs of letters and digits.
+pub(crate) fn split(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty())
 }
 
@@ -105,6 +105,11 @@ fn stem(word: &str) -> String {
     }
     let bare = ENDINGS.iter().find_map(|e| low.strip_suffix(e)).or_else(|| low.strip_suffix('s'));
     bare.map_or_else(|| low.clone(), str::to_string)
+}
+
+/// The stem of a word that says something, none of one like `the`.
+pub(crate) fn content(word: &str) -> Option<String> {
+    (!is(STOP, word)).then(|| stem(word))
 }
 
 fn opposites(word: &str) -> impl Iterator<Item = &'static str> {

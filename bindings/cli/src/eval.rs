@@ -18,9 +18,13 @@ use crate::verbs::{io, open_reader};
 
 pub(crate) fn eval(args: &args::Eval, out: Output) -> Result<()> {
     match &args.verb {
-        EvalVerb::Qa { file, limit, rows, question_first, reader } => {
+        EvalVerb::Qa { file, limit, rows, question_first, reader_alone, reader } => {
             let questions = questions(file, *limit)?;
-            let reader = open_reader(reader)?;
+            let mut reader = open_reader(reader)?;
+            if *reader_alone {
+                let alone = reader.calibration().clone().without_hints();
+                reader = reader.with_calibration(alone);
+            }
             let bar = show::progress_bar();
             bar.set_length(questions.len() as u64);
             let mut sink = Rows::create(rows.as_deref())?;

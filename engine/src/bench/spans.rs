@@ -7,10 +7,12 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::pseudo_random;
-use crate::answer::{ANSWER_TOKENS, Cursor, Silence, Spans};
+use crate::answer::{ANSWER_TOKENS, Silence};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::read::Reader;
+use crate::search::{NARROW, Search};
+use crate::spans::Spans;
 
 /// Milliseconds of one decoded token: the pass over its logits, and the search for what may come next. Each is the least of three
 /// rounds, so that waiting for a processor counts as little as can be.
@@ -51,12 +53,15 @@ pub fn bench_spans(reader: &Arc<Reader>, file: &Path, work: &Path, answers: usiz
     let last = last.ok_or_else(|| Error::Input("a text longer than an answer, and at least one answer, are needed".into()))?;
     let mut logits = vec![0.0; reader.config().vocabulary];
     let mut decode = |from: usize| {
-        let mut cursor = Cursor::new(&spans, Silence::Allowed);
+        let mut search = Search::new(&spans, None, Silence::Allowed, NARROW);
         let mut took = Vec::new();
         for id in (from..from + ANSWER_TOKENS).map_while(|at| spans.at(at as u32)) {
             logits[id as usize] = 9.0;
             let clock = Instant::now();
-            cursor.take(&logits, None, None);
+            match took.len() {
+                0 => search.begin(&logits, None),
+                _ => search.step(0, &logits, None, &mut |_| {}),
+            }
             took.push(clock.elapsed().as_secs_f64() * 1e3);
             logits[id as usize] = 0.0;
         }

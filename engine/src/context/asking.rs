@@ -60,7 +60,7 @@ impl Context {
         let mut pace = Pace::until(cancel);
         let span = answer_spans_at(
             &self.reader,
-            &mut [Asked { state: &mut fork, ids: &asked, silence: Silence::Allowed, text: &spans }],
+            &mut [Asked { state: &mut fork, ids: &asked, silence: Silence::Allowed, text: &spans, hints: None }],
             &mut pace,
         );
         self.spans = Some(spans);
@@ -72,7 +72,7 @@ impl Context {
         };
         let decoded = span.as_ref().map(|s| s.ids.as_slice()).unwrap_or_default();
         let ids: Vec<u32> = asked.iter().chain(decoded).copied().chain(self.reader.prompt().end()).collect();
-        // The fork has read the question and most of the answer already.
+        // The fork has read the question already.
         let done = (fork.tokens() - before) as usize;
         let mut rest = [Sequence { ids: &ids[done..], state: &mut fork }];
         self.reader.forward_at(&mut rest, Want::Nothing, &mut pace, &mut |_, _, _| {})?;

@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 use super::sealed::{Sealed, Sealing, Sums};
 use super::sections::Sections;
 use super::write_whole;
-use crate::answer::Spans;
 use crate::error::{Error, Result};
 use crate::read::Reader;
 use crate::snapshot::Chain;
+use crate::spans::Spans;
 
 pub(super) const SEAL: &str = "seal.json";
 const RECORD_BYTES: u64 = 12;

@@ -28,6 +28,9 @@ pub(crate) enum EvalVerb {
         /// Measure the other order of reading, too: the question before its paragraph and after it
         #[arg(long)]
         question_first: bool,
+        /// Leave out what the words around a span say: how much does the reader know by itself?
+        #[arg(long)]
+        reader_alone: bool,
         #[command(flatten)]
         reader: ReaderArgs,
     },
