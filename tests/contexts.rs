@@ -5,7 +5,9 @@ mod tiny;
 use std::path::Path;
 use std::sync::Arc;
 
+use palimpsest::calibration::{Calibration, Odds};
 use palimpsest::context::STRIDE_TOKENS;
+use palimpsest::hints::HintWeights;
 use palimpsest::store::Store;
 use palimpsest::{Cancel, Context, Error, Reader, ReaderOptions};
 use safetensors::Dtype;
@@ -56,6 +58,35 @@ fn questions_are_remembered_and_taken_back() {
     assert_eq!(context.state(), &fresh);
     assert!(matches!(context.undo(1), Err(Error::Input(_))));
     assert_eq!(context.ask("Which gate?").expect("asked").answer, first.answer, "the same state says the same");
+}
+
+/// With weights that outweigh any reader, an answer stands where the question's words are; in a text too long to look through, the
+/// reader answers alone.
+#[test]
+fn the_words_around_a_span_count_in_texts_of_bounded_length() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("reader");
+    reader(&path, 7);
+    let hints = HintWeights { told: 500.0, near: 500.0, echo: -500.0 };
+    let loud = Odds { hints, ..Odds::default() };
+    Calibration { a: loud, ..Calibration::default() }.save(&path).expect("saved");
+    let hinted = Arc::new(Reader::open(&path, &ReaderOptions::default()).expect("opened"));
+    let alone = Reader::open(&path, &ReaderOptions::default()).expect("opened");
+    let alone = Arc::new(alone.with_calibration(Calibration::default()));
+
+    let mut words = vec!["the passage of the passage of the"; 60].join(" ");
+    let told = words.len();
+    words.push_str(". state gate erase. ");
+    words.push_str(&vec!["of the passage the of passage"; 60].join(" "));
+    let ask = |reader: &Arc<Reader>, name: &str, text: &str| {
+        whole(reader, &folder.path().join(name), text).ask("What state is erase?").expect("asked")
+    };
+    let short = ask(&hinted, "short", &words);
+    assert_eq!((short.answer.as_deref(), short.start), (Some("gate"), Some((told + ". state ".len()) as u64)));
+    assert_ne!(ask(&alone, "alone", &words).start, short.start);
+
+    let long = format!("{words} {}", text(66_000));
+    assert_eq!(ask(&hinted, "long", &long), ask(&alone, "long-alone", &long));
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn fitted_hints(reader: &Reader, questions: &[&Question], each: &mut dyn FnMut()
     let mut all = [Vec::new(), Vec::new()];
     for q in questions.iter().filter(|q| !q.answers.is_empty() && !q.context.is_empty()) {
         let passage = reader.prompt().passage(&q.title, &q.context)?;
-        let Some(hints) = Hints::of(&q.question, &passage, &q.context, PROBE) else { continue };
+        let Some(hints) = Hints::of(&q.question, &passage.origins, &q.context, PROBE) else { continue };
         let mut state = State::empty(reader.config());
         reader.append(&mut [Sequence { ids: &passage.ids, state: &mut state }])?;
         let text = SpanText::of_passage(&passage, Allowed::Text);

@@ -320,7 +320,8 @@ impl Batch {
             let mut forks: Vec<State> = considered.clone().map(|c| self.states[c.state].clone()).collect();
             let texts: Vec<SpanText> = considered.clone().map(|c| SpanText::of_passage(&c.tokens, Allowed::Text)).collect();
             let hints = some.iter().zip(considered);
-            let hints = hints.map(|((q, ..), c)| Hints::of(questions[*q], &c.tokens, &c.candidate.hit.text, hint_weights));
+            let hints =
+                hints.map(|((q, ..), c)| Hints::of(questions[*q], &c.tokens.origins, &c.candidate.hit.text, hint_weights));
             let hints: Vec<Option<Hints>> = hints.collect();
             let asked = some.iter().map(|(_, _, ids)| ids.split_at(if likelihood { ids.len() - marks } else { 0 }));
             if likelihood {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::prompt::{Origin, PassageTokens};
+use crate::prompt::Origin;
 use crate::words::{content, split};
 
 /// Natural log-odds that a span gets for what is around it.
@@ -64,9 +64,9 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// Of a question about a passage, which are the tokens of `text`. `None` where the weights count nothing.
+    /// Of a question about `text`, whose tokens came from `origins`. `None` where the weights count nothing.
     #[must_use]
-    pub fn of(question: &str, passage: &PassageTokens, text: &str, weights: HintWeights) -> Option<Self> {
+    pub fn of(question: &str, origins: &[Origin], text: &str, weights: HintWeights) -> Option<Self> {
         if !weights.any() {
             return None;
         }
@@ -89,7 +89,7 @@ impl Hints {
             sentences.push(sentence);
             bytes.push(at..at + word.len());
         }
-        let words = passage.origins.iter().map(|origin| match origin {
+        let words = origins.iter().map(|origin| match origin {
             Origin::Text(range) => {
                 let from = bytes.partition_point(|b| b.end <= range.start) as u32;
                 from..from.max(bytes.partition_point(|b| b.start < range.end) as u32)
@@ -142,14 +142,14 @@ mod tests {
     const EVEN: HintWeights = HintWeights { told: 1.0, near: 1.0, echo: -1.0 };
 
     /// One token a word, after a mark and a title.
-    fn passage(text: &str) -> PassageTokens {
+    fn passage(text: &str) -> Vec<Origin> {
         let mut origins = vec![Origin::Mark, Origin::Heading];
         let mut at = 0;
         for word in text.split_inclusive(' ') {
             origins.push(Origin::Text(at..at + word.len()));
             at += word.len();
         }
-        PassageTokens { ids: vec![0; origins.len()], origins }
+        origins
     }
 
     fn hints(question: &str, text: &str) -> Hints {
@@ -180,8 +180,8 @@ mod tests {
             [("", ""), ("?", "."), ("Где станция?", "Станция здесь. Там — 1990!"), ("a b", "a"), ("Who?", " . ")]
         {
             let of = hints(question, text);
-            for from in 0..passage(text).ids.len() {
-                for to in from..=passage(text).ids.len() {
+            for from in 0..passage(text).len() {
+                for to in from..=passage(text).len() {
                     let signs = of.signs(from..to);
                     assert!(signs.iter().all(|s| (0.0..=1.0).contains(s)), "{question} {text} {signs:?}");
                     assert!(of.log_odds(from..to) <= of.most());

@@ -188,7 +188,7 @@ pub fn question_first(reader: &Reader, questions: &[Question], each: &mut dyn Fn
 }
 
 fn hints(reader: &Reader, q: &Question, passage: &PassageTokens, tier: Tier) -> Option<Hints> {
-    Hints::of(&q.question, passage, &q.context, reader.calibration().odds(tier).hints)
+    Hints::of(&q.question, &passage.origins, &q.context, reader.calibration().odds(tier).hints)
 }
 
 fn said(reader: &Reader, span: &Span, q: &Question, tier: Tier) -> Result<Said> {

@@ -266,7 +266,7 @@ mod tests {
     fn the_best_end_of_all_paths_wins() {
         let (passage, text) = passage();
         let spans = SpanText::of_passage(&passage, Allowed::Text);
-        let hints = Hints::of("w3 w8?", &passage, &text, HintWeights { told: 1.0, near: 4.0, echo: -2.0 });
+        let hints = Hints::of("w3 w8?", &passage.origins, &text, HintWeights { told: 1.0, near: 4.0, echo: -2.0 });
         let ids = &passage.ids;
         for (seed, hints) in (1..60).flat_map(|seed| [(seed, None), (seed, hints.as_ref())]) {
             let log_softmax = |logits: &[f32], id: u32| {
@@ -309,7 +309,8 @@ mod tests {
         let (passage, text) = passage();
         let spans = SpanText::of_passage(&passage, Allowed::Text);
         // w3 w8 lie around the second w0 w1; the first of all is at token 1.
-        let hints = Hints::of("w5 w6?", &passage, &text, HintWeights { told: 0.0, near: 40.0, echo: -9.0 }).expect("they count");
+        let hints =
+            Hints::of("w5 w6?", &passage.origins, &text, HintWeights { told: 0.0, near: 40.0, echo: -9.0 }).expect("they count");
         let alone = find(7, &spans, None, Silence::Overruled, NARROW, Some(END)).place.expect("a span");
         assert_eq!(alone.start, passage.ids.windows(alone.len()).position(|w| *w == passage.ids[alone.clone()]).expect("there"));
         let hinted = find(7, &spans, Some(&hints), Silence::Overruled, NARROW, Some(END)).place.expect("a span");

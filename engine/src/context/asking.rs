@@ -56,11 +56,12 @@ impl Context {
             Some(spans) => spans,
             None => self.spans()?,
         };
+        let hints = self.log.hints(question, self.reader.calibration().a.hints)?;
         let mut fork = self.state.clone();
         let mut pace = Pace::until(cancel);
         let span = answer_spans_at(
             &self.reader,
-            &mut [Asked { state: &mut fork, ids: &asked, silence: Silence::Allowed, text: &spans, hints: None }],
+            &mut [Asked { state: &mut fork, ids: &asked, silence: Silence::Allowed, text: &spans, hints: hints.as_ref() }],
             &mut pace,
         );
         self.spans = Some(spans);

@@ -26,6 +26,8 @@ use super::sealed::{Sealed, Sealing, Sums};
 use super::sections::Sections;
 use super::write_whole;
 use crate::error::{Error, Result};
+use crate::hints::{HintWeights, Hints};
+use crate::prompt::Origin;
 use crate::read::Reader;
 use crate::snapshot::Chain;
 use crate::spans::Spans;
@@ -33,6 +35,8 @@ use crate::spans::Spans;
 pub(super) const SEAL: &str = "seal.json";
 const RECORD_BYTES: u64 = 12;
 const SPANS_MAGIC: &[u8; 8] = b"PLMPSPAN";
+/// Longest text whose words are looked at for an answer: each question passes over all of them once.
+pub(super) const HINTED_TOKENS: u64 = 1 << 16;
 /// Positions that are sorted in memory at once: 1 MiB.
 const POSITIONS_AT_ONCE: u64 = 1 << 18;
 
@@ -203,6 +207,22 @@ impl Log {
         }
         self.each(place.end as u64 - 1..place.end as u64, &mut |_, at| end = at)?;
         Ok(start..end)
+    }
+
+    /// What the words of the text say about spans of it; `None` for a text of more than [`HINTED_TOKENS`].
+    pub(super) fn hints(&self, question: &str, weights: HintWeights) -> Result<Option<Hints>> {
+        if self.tokens() > HINTED_TOKENS {
+            return Ok(None);
+        }
+        let mut origins = Vec::with_capacity(self.tokens() as usize);
+        let mut before = 0;
+        self.each(0..self.tokens(), &mut |_, end| {
+            origins.push(if end == 0 { Origin::Mark } else { Origin::Text(before..end as usize) });
+            before = end as usize;
+        })?;
+        let text = self.text(0..self.seal.text.bytes)?;
+        let text = std::str::from_utf8(text).map_err(|e| self.damaged(format!("the text is no UTF-8: {e}")))?;
+        Ok(Hints::of(question, &origins, text, weights))
     }
 
     /// Bytes of the log itself.
