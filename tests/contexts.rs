@@ -43,6 +43,9 @@ fn questions_are_remembered_and_taken_back() {
     let first = context.ask("Which gate?").expect("asked");
     let (start, end) = (first.start.expect("a span") as usize, first.end.expect("a span") as usize);
     assert_eq!(text.get(start..end), first.answer.as_deref());
+    // The search reads tokens that do not stay in the state.
+    let stays = context.state().tokens() - fresh.tokens();
+    assert!(first.tokens_read > stays && first.tokens_read <= stays + 14, "{first:?} {stays}");
     let after_one = context.state().clone();
     assert!(after_one.tokens() > fresh.tokens());
     context.ask("And the decay?").expect("asked");

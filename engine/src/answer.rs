@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::ask::Tier;
 use crate::cancel::Pace;
 use crate::error::Result;
 use crate::hints::Hints;
@@ -12,7 +13,7 @@ use crate::model::{Sequence, Want};
 use crate::point::point_spans;
 use crate::prompt::PassageTokens;
 use crate::read::Reader;
-use crate::search::{Breadth, Candidate, NARROW, Search};
+use crate::search::{Breadth, Ended, NARROW, SEARCH_TOKENS, Search};
 use crate::spans::Spans;
 use crate::state::State;
 
@@ -21,7 +22,7 @@ use crate::state::State;
 pub enum Silence {
     /// There is no answer from it.
     Allowed,
-    /// Its best span is given all the same, with a margin below 0: whoever asked decides.
+    /// Its best span is given all the same: whoever asked decides, by its margin.
     Overruled,
 }
 
@@ -121,15 +122,37 @@ pub fn answer_spans_at(reader: &Reader, asked: &mut [Asked<'_>], pace: &mut Pace
     search_spans(reader, asked, NARROW, pace, &mut |_, _| {})
 }
 
+/// Bytes that the paths of one search may keep in states.
+const FORK_BYTES: usize = 256 << 20;
+
+fn paths_that_fit(reader: &Reader) -> usize {
+    (FORK_BYTES / State::bytes(reader.config())).max(1)
+}
+
+/// Most paths of one search, each with a state of its own.
+pub(crate) fn most_paths(reader: &Reader, hinted: bool) -> usize {
+    NARROW.paths[usize::from(hinted)].min(paths_that_fit(reader))
+}
+
+/// Most tokens that an answer of this tier is searched with, beside what is read before it.
+pub(crate) fn most_tokens(reader: &Reader, tier: Tier) -> usize {
+    match tier {
+        Tier::B if reader.prompt().start().is_some() => 0,
+        tier if reader.calibration().odds(tier).hints.any() => SEARCH_TOKENS,
+        _ => ANSWER_TOKENS,
+    }
+}
+
 /// As [`answer_spans_at`]; `each` gets every span that was looked at, with the number of its context.
 pub(crate) fn search_spans(
     reader: &Reader,
     asked: &mut [Asked<'_>],
     breadth: Breadth,
     pace: &mut Pace<'_>,
-    each: &mut (dyn FnMut(usize, Candidate) + Send),
+    each: &mut (dyn FnMut(usize, Ended) + Send),
 ) -> Result<Vec<Span>> {
     let (none, end) = (reader.prompt().none(), reader.prompt().end());
+    let breadth = Breadth { paths: breadth.paths.map(|paths| paths.min(paths_that_fit(reader))), ..breadth };
     let mut searches: Vec<Search<'_>> = asked.iter().map(|a| Search::new(a.text, a.hints, a.silence, breadth)).collect();
     let mut batch: Vec<Sequence<'_>> = asked.iter_mut().map(|a| Sequence { ids: a.ids, state: a.state }).collect();
     reader.forward_at(&mut batch, Want::Last, pace, &mut |i, _, logits| searches[i].begin(logits, none))?;
@@ -143,7 +166,7 @@ pub(crate) fn search_spans(
             steps.map(|((.., state), id)| Sequence { ids: std::slice::from_ref(id), state }).collect();
         reader.forward_at(&mut batch, Want::Last, pace, &mut |n, _, logits| {
             let (i, path) = which[n];
-            searches[i].step(path, logits, end, &mut |candidate| each(i, candidate));
+            searches[i].step(path, logits, end, &mut |ended| each(i, ended));
         })?;
         searches.iter_mut().for_each(Search::prune);
         forks.retain(|(i, path, _)| searches[*i].paths[*path].live);

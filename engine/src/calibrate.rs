@@ -12,7 +12,7 @@ use crate::measure::{Question, squad_scores};
 use crate::model::Sequence;
 use crate::point::point_at_spans;
 use crate::read::Reader;
-use crate::search::{Candidate, WIDE};
+use crate::search::{Ended, WIDE};
 use crate::spans::{Allowed, SpanText};
 use crate::state::State;
 use crate::store::Store;
@@ -24,7 +24,8 @@ const STORE_BYTES: u64 = 3 << 30;
 const TIER_B: usize = 4;
 
 /// Fits hints and odds of both tiers on `questions` of the collection, spread over all of them, and gives the reader back with them.
-/// The questions must be none of those that anything is measured on. `each` is called after every question.
+/// The questions must be none of those that anything is measured on. `each` is called after every
+/// question of each of three passes: for hints, for tier A, for tier B.
 ///
 /// # Errors
 /// Those of index and reader.
@@ -54,7 +55,7 @@ pub fn calibrate(
     Ok(reader.with_calibration(calibration))
 }
 
-/// Weights with which the spans to be fitted on are gathered: every one that could win with others like them.
+/// Weights with which the spans to be fitted on are gathered, about those that fit: what wins with others far from them may be missing.
 const PROBE: HintWeights = HintWeights { told: 6.0, near: 8.0, echo: -2.0 };
 
 /// Spans of a passage that are fitted on, the likeliest.
@@ -78,7 +79,7 @@ fn fitted_hints(reader: &Reader, questions: &[&Question], each: &mut dyn FnMut()
             let (mut fork, mut found) = (state.clone(), Vec::new());
             let mut asked =
                 [Asked { state: &mut fork, ids: &ids, silence: Silence::Overruled, text: &text, hints: Some(&hints) }];
-            let mut keep = |_: usize, candidate: Candidate| found.push(candidate);
+            let mut keep = |_: usize, ended: Ended| found.push(ended);
             if tier == Tier::B && points {
                 point_at_spans(reader, &mut asked, &mut Pace::free(), &mut keep)?;
             } else {

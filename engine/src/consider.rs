@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use palimpsest_index::{Hit, Retriever};
 
-use crate::answer::{Asked, Silence, Span, after_one_reading, answer_second_reading, answer_spans_at, before_second_reading};
+use crate::answer::{
+    Asked, Silence, Span, after_one_reading, answer_second_reading, answer_spans_at, before_second_reading, most_paths,
+    most_tokens,
+};
 use crate::ask::{AskOptions, SECOND_READINGS, Tier, Timings};
 use crate::calibration::{Calibration, Signs};
 use crate::cancel::{Cancel, Pace};
@@ -21,7 +24,6 @@ use crate::prompt::PassageTokens;
 use crate::read::{ReadPassage, Reader, read_missing, restore_passages};
 use crate::rerank::{Candidate, likelihoods, question_logprobs, worth_reading};
 use crate::retrieve::retrieve;
-use crate::search::{NARROW, SEARCH_TOKENS};
 use crate::spans::{Allowed, SpanText};
 use crate::state::State;
 use crate::store::Store;
@@ -141,7 +143,7 @@ pub fn consider(
     let mut read = restore_passages(from.reader, from.store, passages);
     if let Some(budget) = options.budget_tokens {
         for (one, asked) in all.iter_mut().zip(&asked) {
-            one.keep_within(&read, asked.len() as u64, budget);
+            one.keep_within(&read, asked.len() as u64, most_tokens(from.reader, Tier::A) as u64, budget);
         }
         forget_unused(&mut read, &mut all);
     }
@@ -229,10 +231,10 @@ fn together(
 
 impl Consideration {
     /// Keeps the best passages that can be read and asked for `budget` tokens.
-    fn keep_within(&mut self, read: &[ReadPassage], asked_tokens: u64, budget: u64) {
+    fn keep_within(&mut self, read: &[ReadPassage], asked_tokens: u64, search_tokens: u64, budget: u64) {
         let mut spent = 0;
         let fits = |c: &&Considered| {
-            spent += read[c.state].tokens_read() + asked_tokens + SEARCH_TOKENS as u64;
+            spent += read[c.state].tokens_read() + asked_tokens + search_tokens;
             spent <= budget
         };
         let kept = self.considered.iter().take_while(fits).count();
@@ -310,7 +312,7 @@ impl Batch {
     fn decode(&mut self, reader: &Reader, questions: &[&str], to_ask: Vec<ToAsk>, tier: Tier, cancel: &Cancel) -> Result<()> {
         let hint_weights = reader.calibration().odds(tier).hints;
         let points = tier == Tier::B && reader.prompt().start().is_some();
-        let forks = if points { 1 } else { 1 + NARROW.paths[usize::from(hint_weights.any())] };
+        let forks = if points { 1 } else { 1 + most_paths(reader, hint_weights.any()) };
         let at_once = (STATE_BYTES / 2 / State::bytes(reader.config()) / forks).max(1);
         let marks = reader.prompt().answer().len();
         let likelihood = tier == Tier::A && marks > 0 && reader.calibration().wants_likelihood();
@@ -365,7 +367,7 @@ impl Batch {
             let mut kept = 0;
             for &i in &best {
                 let ids = before_second_reading(reader, questions[q], &one.considered[i].tokens)?;
-                spent += (ids.len() + SEARCH_TOKENS) as u64;
+                spent += (ids.len() + most_tokens(reader, Tier::B)) as u64;
                 if late || options.budget_tokens.is_some_and(|budget| spent > budget) {
                     break;
                 }

@@ -1,8 +1,8 @@
 //! Questions whose answers are known -> the weights of a [`Calibration`].
 //!
 //! The weights of a score are those of a grid that put the best answers first (mean F1 of the first), those of the words around a span
-//! those of the highest expected F1; the odds are a logistic
-//! regression of whether that answer is exactly right on its score, with every question that has no answer
+//! those of the highest expected F1. The odds are a logistic
+//! regression of whether the answer that is put first is exactly right on its score, with every question that has no answer
 //! weighted so that together they are [`UNANSWERABLE`] of all.
 
 use crate::calibration::{Odds, Signs};

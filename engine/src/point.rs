@@ -11,7 +11,7 @@ use crate::cancel::Pace;
 use crate::error::{Error, Result};
 use crate::model::{Sequence, Want};
 use crate::read::Reader;
-use crate::search::{Candidate, log_sum_exp};
+use crate::search::{Ended, log_sum_exp};
 
 /// Chance below which that of none counts for no less. How far below is no sign that a span is right: of 3,000 questions of squad2_dev_a,
 /// the 240 answers likeliest against none alone were right in 36%, with this bound in 53%.
@@ -30,7 +30,7 @@ pub(crate) fn point_at_spans(
     reader: &Reader,
     asked: &mut [Asked<'_>],
     pace: &mut Pace<'_>,
-    each: &mut dyn FnMut(usize, Candidate),
+    each: &mut dyn FnMut(usize, Ended),
 ) -> Result<Vec<Span>> {
     let (Some(start), Some(end)) = (reader.prompt().start(), reader.prompt().end()) else {
         return Err(Error::Input("this reader was not taught to point: its reader.json names no `start`".into()));
@@ -45,25 +45,28 @@ pub(crate) fn point_at_spans(
     })?;
     let none = reader.prompt().none();
     let contexts = asked.iter().zip(&places).enumerate();
-    Ok(contexts.map(|(i, (a, places))| best(places, none, a, &mut |candidate| each(i, candidate))).collect())
+    Ok(contexts.map(|(i, (a, places))| best(places, none, a, &mut |ended| each(i, ended))).collect())
 }
 
 /// The best span of places `[start, end]`; place 0 stands for none. `each` gets all of them.
-fn best(places: &[[f32; 2]], none: Option<u32>, asked: &Asked<'_>, each: &mut dyn FnMut(Candidate)) -> Span {
+fn best(places: &[[f32; 2]], none: Option<u32>, asked: &Asked<'_>, each: &mut dyn FnMut(Ended)) -> Span {
     let total = |side: usize| log_sum_exp(&places.iter().map(|p| p[side]).collect::<Vec<f32>>());
     let all = if places.is_empty() { 0.0 } else { total(0) + total(1) };
-    let mut found: Option<Candidate> = None;
+    let mut found: Option<Ended> = None;
     for from in 0..places.len() {
         for to in from + 1..=places.len().min(from + ANSWER_TOKENS) {
             if asked.text.at(to as u32 - 1).is_none() {
                 break;
             }
             let hint = asked.hints.map_or(0.0, |h| h.log_odds(from..to));
-            let candidate = Candidate { place: from..to, logprob: places[from][0] + places[to - 1][1] - all, hint };
-            if found.as_ref().is_none_or(|best| candidate.score() > best.score()) {
-                found = Some(candidate.clone());
+            let ended = Ended { place: from..to, logprob: places[from][0] + places[to - 1][1] - all, hint };
+            if !ended.score().is_finite() {
+                continue;
             }
-            each(candidate);
+            if found.as_ref().is_none_or(|best| ended.score() > best.score()) {
+                found = Some(ended.clone());
+            }
+            each(ended);
         }
     }
     let none_logprob = match (none, places.first()) {

@@ -1,6 +1,7 @@
-//! Logits -> the best span of a text: the first token is any token of the text, each further one continues some occurrence in the text
-//! of what was decoded so far. Of every path the log-probability is known where it ends after each of its tokens; the best
-//! end of all paths is the answer. Ties go to the lower id, and to the earlier place.
+//! Logits -> the best span of a text. A path begins with a token of the text, one of the few that are likeliest with what is around
+//! them, and goes on with the token that the reader finds likeliest of those that follow, in the text, on what the path is so far. Of every path the log-probability
+//! is known where it ends after each of its tokens; the best end of all paths is the answer. Within a path ties go to the lower id and
+//! the earlier place, between paths to the shorter span and then to the path that was ahead.
 
 use std::ops::Range;
 
@@ -33,7 +34,7 @@ pub(crate) const WIDE: Breadth = Breadth { paths: [8, 8], behind: f32::INFINITY,
 
 /// A span and what speaks for it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Candidate {
+pub(crate) struct Ended {
     pub place: Range<usize>,
     /// Sum of the natural log-probabilities of all its tokens, the end included.
     pub logprob: f32,
@@ -41,7 +42,7 @@ pub(crate) struct Candidate {
     pub hint: f32,
 }
 
-impl Candidate {
+impl Ended {
     pub(crate) fn score(&self) -> f32 {
         self.logprob + self.hint
     }
@@ -51,6 +52,8 @@ impl Candidate {
 pub(crate) struct Path {
     /// Position of the first token in each occurrence in the text, ascending.
     begins: Vec<u32>,
+    /// What is around each of them, as far as the path has been read.
+    hints: Vec<f32>,
     /// The id after each of them, `u32::MAX` where no answer may go on.
     next: Vec<u32>,
     /// Tokens so far.
@@ -58,10 +61,16 @@ pub(crate) struct Path {
     /// The last of them.
     pub last: u32,
     logprob: f32,
-    /// The best hint of an occurrence.
+    /// The best of `hints`; 0 without any.
     hint: f32,
     /// Whether it is worth going on with.
     pub live: bool,
+}
+
+impl Path {
+    fn score(&self) -> f32 {
+        self.logprob + self.hint
+    }
 }
 
 /// The search for one answer.
@@ -71,7 +80,7 @@ pub(crate) struct Search<'a> {
     silence: Silence,
     breadth: Breadth,
     pub paths: Vec<Path>,
-    best: Option<Candidate>,
+    best: Option<Ended>,
     first_logprob: f32,
     none: Option<(u32, f32)>,
     tokens_read: u64,
@@ -96,7 +105,10 @@ impl<'a> Search<'a> {
             if let Some(hints) = self.hints {
                 here.clear();
                 self.text.occurrences(id, &mut here);
-                score += best_hint(hints, &here, 1);
+                score += best(here.iter().map(|&b| hints.log_odds(b as usize..b as usize + 1)));
+            }
+            if !score.is_finite() {
+                return;
             }
             // The text's ids come in their order: of equals the first stays before.
             let at = firsts.partition_point(|(s, _)| *s >= score);
@@ -110,16 +122,15 @@ impl<'a> Search<'a> {
             return;
         }
         let bound = firsts.first().map_or(f32::INFINITY, |(best, _)| best - self.breadth.behind);
-        self.paths = firsts
-            .into_iter()
-            .filter(|(score, _)| *score >= bound)
-            .map(|(score, id)| {
-                let mut begins = Vec::new();
-                self.text.occurrences(id, &mut begins);
+        for (score, id) in firsts.into_iter().filter(|(score, _)| *score >= bound) {
+            let mut begins = Vec::new();
+            self.text.occurrences(id, &mut begins);
+            if !begins.is_empty() {
+                let (hints, next) = (Vec::new(), Vec::new());
                 let logprob = logits[id as usize] - normaliser;
-                Path { begins, next: Vec::new(), len: 1, last: id, logprob, hint: score - logprob, live: true }
-            })
-            .collect();
+                self.paths.push(Path { begins, hints, next, len: 1, last: id, logprob, hint: score - logprob, live: true });
+            }
+        }
     }
 
     /// Whether there is no answer, for all that the reader knows.
@@ -128,7 +139,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes the logits after the last token of a path. `each` gets every occurrence of what may be an answer.
-    pub(crate) fn step(&mut self, path: usize, logits: &[f32], end: Option<u32>, each: &mut dyn FnMut(Candidate)) {
+    pub(crate) fn step(&mut self, path: usize, logits: &[f32], end: Option<u32>, each: &mut dyn FnMut(Ended)) {
         self.tokens_read += 1;
         let path = &mut self.paths[path];
         let normaliser = log_sum_exp(logits);
@@ -140,21 +151,25 @@ impl<'a> Search<'a> {
         };
         let allowed = path.next.iter().filter(|id| **id != u32::MAX && path.len < ANSWER_TOKENS);
         let next = allowed.fold(None, likelier);
+        path.hints.clear();
+        if let Some(hints) = self.hints {
+            path.hints.extend(path.begins.iter().map(|&b| hints.log_odds(b as usize..b as usize + path.len)));
+        }
         // A form without an end ends where nothing follows.
         if end.is_some() || next.is_none() {
             let logprob = path.logprob + end.map_or(0.0, |end| logits[end as usize] - normaliser);
-            path.hint = if self.hints.is_some() { f32::NEG_INFINITY } else { 0.0 };
             // Without hints every occurrence is as good as the first.
-            let places = if self.hints.is_some() { &path.begins[..] } else { &path.begins[..1] };
-            for &begin in places {
-                let place = begin as usize..begin as usize + path.len;
-                let hint = self.hints.map_or(0.0, |h| h.log_odds(place.clone()));
-                path.hint = path.hint.max(hint);
-                let candidate = Candidate { place, logprob, hint };
-                if self.best.as_ref().is_none_or(|best| candidate.score() > best.score()) {
-                    self.best = Some(candidate.clone());
+            let places = if self.hints.is_some() { path.begins.len() } else { 1 };
+            for (i, &begin) in path.begins.iter().take(places).enumerate() {
+                let hint = path.hints.get(i).copied().unwrap_or_default();
+                let ended = Ended { place: begin as usize..begin as usize + path.len, logprob, hint };
+                if !ended.score().is_finite() {
+                    continue;
                 }
-                each(candidate);
+                if self.best.as_ref().is_none_or(|best| ended.score() > best.score()) {
+                    self.best = Some(ended.clone());
+                }
+                each(ended);
             }
         }
         let Some((logit, id)) = next else {
@@ -162,27 +177,39 @@ impl<'a> Search<'a> {
             return;
         };
         path.logprob += logit - normaliser;
-        let mut next = path.next.iter();
+        let (mut next, mut next_again) = (path.next.iter(), path.next.iter());
         path.begins.retain(|_| next.next() == Some(&id));
+        path.hints.retain(|_| next_again.next() == Some(&id));
+        if self.hints.is_some() {
+            path.hint = best(path.hints.iter().copied());
+        }
         path.len += 1;
         path.last = id;
     }
 
-    /// Gives up the paths that have become too unlikely, and all when too many tokens were read. To be called when all live ones took a step.
+    /// Gives up the paths that have become too unlikely, and the worst of the others where too many tokens would be read. To be
+    /// called when all live ones took a step.
     pub(crate) fn prune(&mut self) {
-        let bound = self.best.as_ref().map_or(f32::NEG_INFINITY, Candidate::score) - self.breadth.patience;
+        let bound = self.best.as_ref().map_or(f32::NEG_INFINITY, Ended::score) - self.breadth.patience;
         for path in &mut self.paths {
-            path.live &= path.logprob + path.hint > bound;
+            path.live &= path.score() > bound;
         }
-        let live = self.paths.iter().filter(|p| p.live).count() as u64;
-        if self.tokens_read + live > self.breadth.tokens {
-            self.paths.iter_mut().for_each(|p| p.live = false);
-        }
+        let left = usize::try_from(self.breadth.tokens.saturating_sub(self.tokens_read)).unwrap_or(usize::MAX);
+        let mut live: Vec<&mut Path> = self.paths.iter_mut().filter(|p| p.live).collect();
+        live.sort_by(|a, b| b.score().total_cmp(&a.score()));
+        live.into_iter().skip(left).for_each(|path| path.live = false);
+    }
+
+    /// The best path as far as it came: for a form without an end, of which no path came to where nothing follows.
+    fn unfinished(&self) -> Option<Ended> {
+        let path = self.paths.iter().filter(|p| p.score().is_finite()).max_by(|a, b| a.score().total_cmp(&b.score()))?;
+        let place = path.begins.first().map(|&b| b as usize..b as usize + path.len)?;
+        Some(Ended { place, logprob: path.logprob, hint: path.hint })
     }
 
     pub(crate) fn finish(self) -> Span {
         let silent = self.silence == Silence::Allowed && self.says_none();
-        let found = self.best.filter(|_| !silent);
+        let found = self.best.clone().or_else(|| self.unfinished()).filter(|_| !silent);
         let none_logprob = self.none.map_or(f32::NEG_INFINITY, |(_, logprob)| logprob);
         let logprob = found.as_ref().map_or(if silent { none_logprob } else { 0.0 }, |c| c.logprob);
         let ids = found.as_ref().and_then(|c| self.text.span(c.place.clone()));
@@ -200,9 +227,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Of occurrences of `len` tokens that begin at `begins`.
-fn best_hint(hints: &Hints, begins: &[u32], len: usize) -> f32 {
-    begins.iter().map(|&b| hints.log_odds(b as usize..b as usize + len)).fold(f32::NEG_INFINITY, f32::max)
+fn best(hints: impl Iterator<Item = f32>) -> f32 {
+    hints.fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// `ln(sum(exp(x)))`, without overflow.
@@ -308,13 +334,13 @@ mod tests {
     fn hints_choose_the_place() {
         let (passage, text) = passage();
         let spans = SpanText::of_passage(&passage, Allowed::Text);
-        // w3 w8 lie around the second w0 w1; the first of all is at token 1.
+        // w5 and w6 stand around the third w0 w1, tokens 10 and 11; the first is at token 1.
         let hints =
             Hints::of("w5 w6?", &passage.origins, &text, HintWeights { told: 0.0, near: 40.0, echo: -9.0 }).expect("they count");
         let alone = find(7, &spans, None, Silence::Overruled, NARROW, Some(END)).place.expect("a span");
         assert_eq!(alone.start, passage.ids.windows(alone.len()).position(|w| *w == passage.ids[alone.clone()]).expect("there"));
         let hinted = find(7, &spans, Some(&hints), Silence::Overruled, NARROW, Some(END)).place.expect("a span");
-        assert!((8..14).contains(&hinted.start), "{hinted:?}");
+        assert!((9..13).contains(&hinted.start), "{hinted:?}");
     }
 
     #[test]
@@ -328,7 +354,7 @@ mod tests {
             search.begin(&first, Some(NONE));
             assert_eq!(search.paths.is_empty(), none);
             let span = search.finish();
-            assert_eq!((span.ids.first() == Some(&NONE), span.margin() < 0.0, span.place), (none, none, None));
+            assert_eq!((span.ids.first() == Some(&NONE), span.margin() < 0.0, span.place.is_none()), (none, none, none));
             let mut search = Search::new(&spans, None, Silence::Overruled, NARROW);
             search.begin(&first, Some(NONE));
             assert_eq!(search.paths.len(), 1);
@@ -340,11 +366,34 @@ mod tests {
 
     #[test]
     fn a_form_without_an_end_goes_on_as_far_as_it_may() {
-        let (passage, _) = passage();
+        let (passage, text) = passage();
+        let weights = HintWeights { told: 1.0, near: 1.0, echo: -1.0 };
+        let hints = Hints::of("w5 w6?", &passage.origins, &text, weights).expect("they count");
         let spans = SpanText::of_passage(&passage, Allowed::Text);
         for seed in 1..20 {
             let place = find(seed, &spans, None, Silence::Overruled, EVERYTHING, None).place.expect("a span");
             assert!(place.len() == ANSWER_TOKENS || place.end == passage.ids.len(), "{place:?}");
+            // Where many paths use up the tokens, the best of them is an answer still.
+            let many = Breadth { behind: f32::INFINITY, ..NARROW };
+            let hinted = find(seed, &spans, Some(&hints), Silence::Overruled, many, None);
+            assert!(hinted.place.is_some() && hinted.tokens_read <= SEARCH_TOKENS as u64, "{hinted:?}");
         }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_answer_nothing() {
+        let (passage, _) = passage();
+        let spans = SpanText::of_passage(&passage, Allowed::Text);
+        let nothing = vec![f32::NAN; VOCABULARY];
+        let mut search = Search::new(&spans, None, Silence::Overruled, NARROW);
+        search.begin(&nothing, Some(NONE));
+        assert!(search.paths.is_empty() && search.finish().place.is_none());
+        let mut search = Search::new(&spans, None, Silence::Overruled, NARROW);
+        search.begin(&logits(3, &[]), Some(NONE));
+        search.step(0, &nothing, Some(END), &mut |_| {});
+        search.prune();
+        assert!(!search.paths[0].live);
+        let span = search.finish();
+        assert_eq!((span.place, span.ids.len()), (None, 0));
     }
 }

@@ -7,7 +7,7 @@
 squad: the own paragraph is given, the answer held to its spans, greedily: the first token is any token of the passage
 (title included) or <|none|>; each further one continues some occurrence of what was decoded so far, or is <|end|>; at
 most 14; ties go to the lowest id. Tiers PB and PQ point instead: B's and Q's prompts up to the end of the passage that
-was read for the question, whose tokens say where the answer starts and ends (train.py, `pointing`). F1 and exact match as SQuAD 1.1 counts them. MODEL_DIR has config.json, tokenizer.json
+was read for the question, whose tokens say where the answer starts and ends (train.py, `pointing`). The engine looks further (several first tokens, the words around a span): its figures are those of `palimpsest eval qa`. F1 and exact match as SQuAD 1.1 counts them. MODEL_DIR has config.json, tokenizer.json
 and weights in any of the types checkpoint.py reads; on CUDA it runs in bf16, on a CPU in f32.
 """
 import argparse

@@ -52,11 +52,11 @@ impl Context {
         }
         let asked = after_one_reading(&self.reader, question)?;
         let before = self.state.tokens();
+        let hints = self.log.hints(question, self.reader.calibration().a.hints)?;
         let spans = match self.spans.take() {
             Some(spans) => spans,
             None => self.spans()?,
         };
-        let hints = self.log.hints(question, self.reader.calibration().a.hints)?;
         let mut fork = self.state.clone();
         let mut pace = Pace::until(cancel);
         let span = answer_spans_at(
@@ -83,7 +83,7 @@ impl Context {
         }
         self.state = fork;
         self.chain.extend(&ids);
-        let tokens_read = ids.len() as u64;
+        let tokens_read = ids.len() as u64 + span.as_ref().map_or(0, |s| s.tokens_read);
         self.turns.push(Turn { question: question.trim().to_string(), answer: answer.clone(), ids });
         turns::write(&self.folder, &self.turns)?;
         self.keep("state")?;

@@ -209,9 +209,10 @@ impl Log {
         Ok(start..end)
     }
 
-    /// What the words of the text say about spans of it; `None` for a text of more than [`HINTED_TOKENS`].
+    /// What the words of the text say about spans of it; `None` for a text of more than [`HINTED_TOKENS`], or
+    /// where the weights count nothing.
     pub(super) fn hints(&self, question: &str, weights: HintWeights) -> Result<Option<Hints>> {
-        if self.tokens() > HINTED_TOKENS {
+        if !weights.any() || self.tokens() > HINTED_TOKENS {
             return Ok(None);
         }
         let mut origins = Vec::with_capacity(self.tokens() as usize);
