@@ -96,6 +96,11 @@ impl Default for Calibration {
 }
 
 impl Odds {
+    fn numbers(&self) -> [f32; 10] {
+        let HintWeights { told, near, echo } = self.hints;
+        [self.bm25, self.question, self.rest, self.words, self.hint, told, near, echo, self.bias, self.slope]
+    }
+
     /// The chance that the answer of this score is right.
     #[must_use]
     pub fn chance(&self, score: f32) -> f32 {
@@ -155,7 +160,14 @@ impl Calibration {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::without_none()),
             Err(e) => return Err(Error::io(&file, e)),
         };
-        serde_json::from_slice(&bytes).map_err(|e| Error::reader(&file, format!("is no calibration ({e}): fit it again")))
+        let no = |why: String| Error::reader(&file, format!("is no calibration ({why}): fit it again"));
+        let read: Self = serde_json::from_slice(&bytes).map_err(|e| no(e.to_string()))?;
+        // JSON has no infinity, but 1e39 becomes one: every score would be none, and every question without an answer.
+        if [read.a, read.b].iter().flat_map(Odds::numbers).chain([read.worth_reading]).all(|x| x.is_finite()) {
+            Ok(read)
+        } else {
+            Err(no("a number in it is too large".into()))
+        }
     }
 
     /// Writes it into the reader's `folder`: whole, or not at all.
@@ -186,6 +198,10 @@ mod tests {
         assert_eq!(Calibration::open(&files, true).expect("there"), fitted);
         std::fs::write(folder.join(FILE), "{\"A\": {\"slope\": 2}}").expect("written");
         assert_eq!(Calibration::open(&files, true).expect("in part").a, Odds { slope: 2.0, ..Odds::default() });
+        for large in ["{\"A\": {\"hints\": {\"told\": 1e39}}}", "{\"B\": {\"slope\": -1e39}}", "{\"worth_reading\": 1e40}"] {
+            std::fs::write(folder.join(FILE), large).expect("written");
+            assert!(Calibration::open(&files, true).expect_err(large).to_string().contains("too large"));
+        }
         std::fs::write(folder.join(FILE), "{").expect("written");
         assert!(Calibration::open(&files, true).expect_err("broken").to_string().contains("calibration.json"));
         std::fs::remove_dir_all(&folder).expect("removed");

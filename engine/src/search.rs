@@ -144,7 +144,7 @@ impl<'a> Search<'a> {
         let path = &mut self.paths[path];
         let normaliser = log_sum_exp(logits);
         path.next.clear();
-        path.next.extend(path.begins.iter().map(|&b| self.text.at(b + path.len as u32).unwrap_or(u32::MAX)));
+        path.next.extend(path.begins.iter().map(|&b| self.text.at(b.saturating_add(path.len as u32)).unwrap_or(u32::MAX)));
         let likelier = |best: Option<(f32, u32)>, &id: &u32| {
             let logit = logits[id as usize];
             Some(best.filter(|&(l, i)| l > logit || (l == logit && i < id)).unwrap_or((logit, id)))
