@@ -168,9 +168,12 @@ def main():
     wanted = [(form, seed) for seed in range(1, a.seeds + 1) for form in a.forms if (form, seed) not in done]
     command = lambda form, seed: [sys.executable, os.path.abspath(__file__)] + sys.argv[1:] + ["--one", form, str(seed)]
     with ThreadPoolExecutor(a.at_once) as pool:
-        for run in [pool.submit(subprocess.run, command(form, seed), check=True) for form, seed in wanted]:
-            run.result()
-    report(a)
+        runs = [pool.submit(subprocess.run, command(form, seed)) for form, seed in wanted]
+    failed = [x for x, run in zip(wanted, runs) if run.result().returncode]
+    if os.path.exists(results):
+        report(a)           # of the others all the same
+    if failed:
+        raise SystemExit("failed: %s" % ", ".join("%s-%d" % x for x in failed))
 
 
 if __name__ == "__main__":

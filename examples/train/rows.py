@@ -12,7 +12,7 @@ A row is what one reader state lives through. Marks: <|doc|> passage, <|q|> ques
           multi two to five passages, then questions on any of them
           g     passage, then answers with the questions they answer: a reader that can ask makes questions for the next
           an answer is a span of the passage or <|none|>: a neighbour that lacks it, a question bent by people or by rule
-  recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys; some also in form b
+  recall  text with "The code of KEY is 1234567." strewn in, then questions for some of the keys; some in forms b and q
 
 Every token has a kind, which says what predicting it is for; train.py gives each kind its weight in the loss. Where the
 question came before the passage (forms b and q) the passage's tokens are also marked for pointing: the reader learns
@@ -396,18 +396,21 @@ class Rows:
     def make(self, source, phase):
         r, row = self.rng, Row()
         if source == "recall":
-            # Mostly short: what is hard is copying the digits, not the distance, and a short row has more of them a token.
-            octaves = phase.get("recall_octaves", 6)
-            n = int(64 * 2 ** r.uniform(0.5, octaves if r.random() < phase.get("recall_far", 1.0) else min(4, octaves)))
+            # Mostly short where it is decoded: what is hard is copying the digits, not the distance, and a short row has more of them a
+            # token. A second reading, which points, is what finds a value far away: any length as often as twice that.
+            octaves, again = phase.get("recall_octaves", 6), r.random() < phase.get("recall_again", 0.0)
+            far = again or r.random() < phase.get("recall_far", 1.0)
+            n = int(64 * 2 ** r.uniform(0.5, octaves if far else min(4, octaves)))
             pairs = round(math.exp(r.uniform(0, math.log(max(1, min(32, n // 20))))))       # few as often as many
             text = self.slice_of_text(n)
             row, chosen = self.strewer.row(text[text != DOC], pairs, pairs)
-            if n < 1024 and r.random() < phase.get("recall_again", 0.0):        # a second reading, which points
-                passage, (q, v) = row.ids[1], chosen[0]
+            if again:
+                passage, (q, v), first = row.ids[1], chosen[0], r.random() < 0.5
                 row = Row()
-                row.doc(passage, PASSAGE)
+                if first:               # form b; else q, which is half as long
+                    row.doc(passage, PASSAGE)
                 row.ask(q, OFF)
-                row.sought(passage, OFF, v)
+                row.sought(passage, OFF if first else PASSAGE, v)
                 row.ask(q, OFF)
                 row.answer(v, RECALL)
             return row
