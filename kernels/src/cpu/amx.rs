@@ -22,6 +22,12 @@ use crate::matrix::{Dtype, PANEL};
 const STEP: usize = 16;
 /// Rows of a step.
 const ROWS: usize = 32;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+/// Cache lines of weights in a step.
+const STEP_LINES: usize = 4 * PANEL * STEP / CACHE_LINE;
+/// How many bytes ahead of a tile that is alone weights are asked for.
+const AHEAD: usize = 8 << 10;
 
 pub(super) static TABLE: Table = Table { product, ..avx512::TABLE };
 
@@ -80,8 +86,17 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
 trait Tiles {
     /// Sets the results to 0.
     unsafe fn zero(&mut self);
-    /// Adds `steps` steps. Inputs: 16 rows, or 32 if `both`, `STRIDE` words apart. Weights: lines of 32 words.
-    unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool);
+    /// Adds `steps` steps. Inputs: 16 rows, or 32 if `both`, `STRIDE` words apart. Weights: lines of 32 words. Each step asks for
+    /// `lines` cache lines, one after another from `ahead` on.
+    unsafe fn multiply(
+        &mut self,
+        inputs: *const u32,
+        weights: *const u32,
+        steps: usize,
+        both: bool,
+        ahead: *const u8,
+        lines: usize,
+    );
     /// Writes the results to 16 rows, or 32 if `both`, of 32 words.
     unsafe fn store(&mut self, to: *mut u32, both: bool);
 }
@@ -99,6 +114,12 @@ unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range
         let rows = unsafe { block.fill::<D>(job, first, false) };
         for p in panels.clone() {
             let weights = job.w.panel(p).as_ptr().cast::<u32>();
+            // The tiles of a panel ask for the next, in turn; where there is one tile, which sees each line once, it asks for
+            // what it needs itself some steps later.
+            let (mut ahead, lines) = match rows.div_ceil(ROWS) {
+                1 => (weights.cast::<u8>().wrapping_add(AHEAD), STEP_LINES),
+                tiles => (weights.cast::<u8>().wrapping_add(4 * job.w.panel_words()), STEP_LINES.div_ceil(tiles)),
+            };
             for r in (0..rows).step_by(ROWS) {
                 let both = rows - r > STEP;
                 // SAFETY: the buffer has 32 rows more than a block and 16 lines more than a row has words, zeros up to the next
@@ -108,7 +129,8 @@ unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range
                     let mut from = 0;
                     while from < block.words_per_row() {
                         let steps = (block.words_per_row() - from).min(CHUNK).div_ceil(STEP);
-                        tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, both);
+                        tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, both, ahead, lines);
+                        ahead = ahead.wrapping_add(steps * lines * CACHE_LINE);
                         from += CHUNK;
                     }
                     tiles.store(results.as_mut_ptr().cast(), both);
@@ -167,11 +189,10 @@ impl Drop for Amx {
     }
 }
 
-/// The steps of a chunk, with `$dot` as the product and `$both` for the second 16 rows.
-macro_rules! steps {
-    ($dot:literal, both: $inputs:ident, $weights:ident, $steps:ident) => {
+/// A step, with `$dot` as the product and `$both` for the second 16 rows.
+macro_rules! step {
+    ($dot:literal, both: $inputs:ident, $weights:ident) => {
         asm!(
-            "2:",
             "tileloadd tmm6, [{w} + {line}]",
             "tileloadd tmm4, [{x} + {row}]",
             concat!($dot, " tmm0, tmm4, tmm6"),
@@ -180,35 +201,23 @@ macro_rules! steps {
             "tileloadd tmm5, [{y} + {row}]",
             concat!($dot, " tmm2, tmm5, tmm6"),
             concat!($dot, " tmm3, tmm5, tmm7"),
-            "add {w}, 2048",
-            "add {x}, 64",
-            "add {y}, 64",
-            "dec {n}",
-            "jnz 2b",
-            w = inout(reg) $weights => _,
-            x = inout(reg) $inputs => _,
-            y = inout(reg) $inputs.add(STEP * STRIDE) => _,
-            n = inout(reg) $steps => _,
+            w = in(reg) $weights,
+            x = in(reg) $inputs,
+            y = in(reg) $inputs.wrapping_add(STEP * STRIDE),
             line = in(reg) 4 * PANEL,
             row = in(reg) 4 * STRIDE,
             options(nostack, readonly),
         )
     };
-    ($dot:literal, one: $inputs:ident, $weights:ident, $steps:ident) => {
+    ($dot:literal, one: $inputs:ident, $weights:ident) => {
         asm!(
-            "2:",
             "tileloadd tmm6, [{w} + {line}]",
             "tileloadd tmm4, [{x} + {row}]",
             concat!($dot, " tmm0, tmm4, tmm6"),
             "tileloadd tmm7, [{w} + {line} + 64]",
             concat!($dot, " tmm1, tmm4, tmm7"),
-            "add {w}, 2048",
-            "add {x}, 64",
-            "dec {n}",
-            "jnz 2b",
-            w = inout(reg) $weights => _,
-            x = inout(reg) $inputs => _,
-            n = inout(reg) $steps => _,
+            w = in(reg) $weights,
+            x = in(reg) $inputs,
             line = in(reg) 4 * PANEL,
             row = in(reg) 4 * STRIDE,
             options(nostack, readonly),
@@ -224,15 +233,31 @@ impl Tiles for Amx {
     }
 
     #[inline(always)]
-    unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool) {
-        // SAFETY: `begin` was called; the caller vouches for rows and lines, and for one step at least.
-        unsafe {
-            match (self.int8, both) {
-                (false, true) => steps!("tdpbf16ps", both: inputs, weights, steps),
-                (false, false) => steps!("tdpbf16ps", one: inputs, weights, steps),
-                (true, true) => steps!("tdpbssd", both: inputs, weights, steps),
-                (true, false) => steps!("tdpbssd", one: inputs, weights, steps),
+    unsafe fn multiply(
+        &mut self,
+        mut inputs: *const u32,
+        mut weights: *const u32,
+        steps: usize,
+        both: bool,
+        mut ahead: *const u8,
+        lines: usize,
+    ) {
+        for _ in 0..steps {
+            // SAFETY: `begin` was called; the caller vouches for rows and lines.
+            unsafe {
+                match (self.int8, both) {
+                    (false, true) => step!("tdpbf16ps", both: inputs, weights),
+                    (false, false) => step!("tdpbf16ps", one: inputs, weights),
+                    (true, true) => step!("tdpbssd", both: inputs, weights),
+                    (true, false) => step!("tdpbssd", one: inputs, weights),
+                }
             }
+            for _ in 0..lines {
+                F32x16::prefetch(ahead.cast());
+                ahead = ahead.wrapping_add(CACHE_LINE);
+            }
+            inputs = inputs.wrapping_add(STEP);
+            weights = weights.wrapping_add(STEP * PANEL);
         }
     }
 
@@ -279,7 +304,15 @@ mod tests {
             self.results = [[0; PANEL]; ROWS];
         }
 
-        unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool) {
+        unsafe fn multiply(
+            &mut self,
+            inputs: *const u32,
+            weights: *const u32,
+            steps: usize,
+            both: bool,
+            _ahead: *const u8,
+            _lines: usize,
+        ) {
             for step in 0..steps {
                 for (i, row) in self.results.iter_mut().enumerate().take(if both { ROWS } else { STEP }) {
                     for (j, sum) in row.iter_mut().enumerate() {
