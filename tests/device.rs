@@ -93,6 +93,11 @@ fn read(model: &DeviceModel, ids: &[u32], cuts: &[usize]) -> (State, Vec<f32>) {
     (state, logits)
 }
 
+fn first_largest(row: &[f32]) -> f32 {
+    let most = row.iter().copied().fold(f32::MIN, f32::max);
+    row.iter().position(|&x| x == most).unwrap() as f32
+}
+
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let off: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
@@ -121,6 +126,19 @@ fn it_is_the_network_of_the_cpu() {
                 let off = distance(&logits, &expected);
                 println!("{n} tokens on {}: logits off by {off:.1e}", gpu.name());
                 assert!(off < 2e-2, "{n} tokens: logits off by {off:.2e}");
+                if n <= 70 {
+                    let mut state = State::empty(cpu.config());
+                    let mut largest = Vec::new();
+                    let mut batch = [Sequence { ids: &ids, state: &mut state }];
+                    let mut sink = |_: usize, position: usize, id: &[f32]| largest.push((position, id.to_vec()));
+                    model.forward_at(&mut batch, Want::Largest, &mut Pace::free(), &mut sink).unwrap();
+                    assert_eq!(largest, [(n - 1, vec![first_largest(&logits[(n - 1) * cpu.config().vocabulary..])])]);
+                    let mut state = State::empty(cpu.config());
+                    let mut batch = [Sequence { ids: &ids, state: &mut state }];
+                    let mut on_cpu = 0.0;
+                    cpu.forward(&mut batch, Want::Largest, &mut Scratch::default(), &mut |_, _, id| on_cpu = id[0]).unwrap();
+                    assert_eq!(on_cpu, first_largest(&expected[(n - 1) * cpu.config().vocabulary..]));
+                }
                 // A state's data is that of the last boundary.
                 let boundary = n / SEGMENT * SEGMENT;
                 if boundary == n {

@@ -48,8 +48,16 @@ struct Work {
     wide: Option<Scratch>,
     step: Option<Scratch>,
     step_table: Option<Table>,
-    /// Steps of so many sequences, with logits or without, as recordings.
-    graphs: HashMap<(usize, bool), Graph>,
+    /// Steps of so many sequences, as recordings.
+    graphs: HashMap<(usize, Logits), Graph>,
+}
+
+/// What a step makes of the residual stream.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Logits {
+    None,
+    All,
+    Largest,
 }
 
 /// A sequence on its way through a forward.
@@ -206,7 +214,7 @@ impl DeviceModel {
                 let way = &mut ways[i];
                 match want {
                     Want::Nothing => {}
-                    Want::Last => {
+                    Want::Last | Want::Largest => {
                         if way.done + len == way.ids.len() {
                             wanted.push((row + len - 1, i, 0));
                         }
@@ -223,6 +231,9 @@ impl DeviceModel {
                 let rows: Vec<u32> = group.iter().map(|&(row, _, _)| row as u32).collect();
                 scratch.wanted.write(0, &rows)?;
                 self.logits(scratch, Some(&scratch.wanted), rows.len())?;
+                if want == Want::Largest {
+                    self.largest(scratch, rows.len())?;
+                }
                 self.hand_out(scratch, group.iter().map(|&(_, i, position)| (i, position)), want, last, sink)?;
             }
             // The next pass takes the states' buffers for its own only where nobody else holds them.
@@ -260,14 +271,18 @@ impl DeviceModel {
             for group in active.chunks(STEP_ROWS) {
                 let wanted = |i: usize, at: usize| match want {
                     Want::Nothing => false,
-                    Want::Last => at + 1 == ways[i].ids.len(),
+                    Want::Last | Want::Largest => at + 1 == ways[i].ids.len(),
                     Want::All | Want::Only(_) => at >= ways[i].before,
                 };
                 let ids: Vec<u32> = group.iter().map(|&i| ways[i].ids[at[i]]).collect();
                 let states = group.iter().filter_map(|&i| ways[i].live.clone()).collect();
-                let with_logits = group.iter().any(|&i| wanted(i, at[i]));
-                self.step(work, &ids, states, with_logits)?;
-                if with_logits {
+                let logits = match (group.iter().any(|&i| wanted(i, at[i])), want) {
+                    (false, _) => Logits::None,
+                    (true, Want::Largest) => Logits::Largest,
+                    (true, _) => Logits::All,
+                };
+                self.step(work, &ids, states, logits)?;
+                if logits != Logits::None {
                     let Some(scratch) = &work.step else { return Ok(()) };
                     let rows: Vec<(usize, usize)> = group
                         .iter()
@@ -285,7 +300,7 @@ impl DeviceModel {
     }
 
     /// One token of each of the sequences with these states.
-    fn step(&self, work: &mut Work, ids: &[u32], states: Vec<Arc<Buffer>>, with_logits: bool) -> Result<()> {
+    fn step(&self, work: &mut Work, ids: &[u32], states: Vec<Arc<Buffer>>, logits: Logits) -> Result<()> {
         let m = ids.len();
         if work.step.is_none() {
             work.step = Some(Scratch::new(&self.gpu, &self.config, STEP_ROWS, false)?);
@@ -296,14 +311,14 @@ impl DeviceModel {
         let (Some(scratch), Some(table)) = (&work.step, &mut work.step_table) else { return Ok(()) };
         scratch.ids.write(0, ids)?;
         table.set(states)?;
-        let key = (m, with_logits);
+        let key = (m, logits);
         if let Some(graph) = work.graphs.get(&key) {
             return Ok(self.gpu.run(graph)?);
         }
-        self.step_pass(scratch, table, m, with_logits)?;
+        self.step_pass(scratch, table, m, logits)?;
         if self.gpu.can_record() {
             // Without a recording a step costs its launches, nothing else.
-            if let Ok(graph) = self.gpu.record(|| self.step_pass(scratch, table, m, with_logits)) {
+            if let Ok(graph) = self.gpu.record(|| self.step_pass(scratch, table, m, logits)) {
                 work.graphs.insert(key, graph);
             }
         }
@@ -326,12 +341,12 @@ impl DeviceModel {
             })
             .collect::<Result<Vec<_>>>()?;
         let ids = vec![0; batch];
-        self.step(work, &ids, states.clone(), true)?;
+        self.step(work, &ids, states.clone(), Logits::All)?;
         let ms = self.gpu.time_ms(|| {
             for _ in 0..rounds {
-                match (work.graphs.get(&(batch, true)), &work.step, &work.step_table) {
+                match (work.graphs.get(&(batch, Logits::All)), &work.step, &work.step_table) {
                     (Some(graph), ..) => self.gpu.run(graph)?,
-                    (None, Some(scratch), Some(table)) => self.step_pass(scratch, table, batch, true)?,
+                    (None, Some(scratch), Some(table)) => self.step_pass(scratch, table, batch, Logits::All)?,
                     _ => {}
                 }
             }
@@ -341,7 +356,7 @@ impl DeviceModel {
         Ok(f64::from(ms) / 1e3 / rounds.max(1) as f64)
     }
 
-    /// The logits in `scratch`, row after row, to whom they belong; `usize::MAX` is nobody.
+    /// The logits in `scratch`, row after row, or the ids of the largest, to whom they belong; `usize::MAX` is nobody.
     fn hand_out(
         &self,
         scratch: &Scratch,
@@ -350,12 +365,20 @@ impl DeviceModel {
         last: &mut [Option<Vec<f32>>],
         sink: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
+        if want == Want::Largest {
+            let mut ids = vec![0u32; rows.len()];
+            scratch.largest.read(0, &mut ids)?;
+            for ((i, _), id) in rows.zip(ids).filter(|((i, _), _)| *i != usize::MAX) {
+                last[i] = Some(vec![id as f32]);
+            }
+            return Ok(());
+        }
         let n = self.config.vocabulary;
         let mut logits = vec![0.0f32; rows.len() * n];
         scratch.logits.read(0, &mut logits)?;
         for ((i, position), logits) in rows.zip(logits.chunks_exact(n)).filter(|((i, _), _)| *i != usize::MAX) {
             match want {
-                Want::Nothing => {}
+                Want::Nothing | Want::Largest => {}
                 Want::Last => last[i] = Some(logits.to_vec()),
                 Want::All => sink(i, position, logits),
                 Want::Only(ids) => {

@@ -63,9 +63,6 @@ fn tell(text: &str, said: &mut usize, piece: &mut dyn FnMut(String)) {
 /// The token that most likely comes after `ids`; of equals the lowest.
 fn likeliest(reader: &Reader, state: &mut State, ids: &[u32], pace: &mut Pace<'_>) -> Result<u32> {
     let mut best = 0;
-    reader.forward_at(&mut [Sequence { ids, state }], Want::Last, pace, &mut |_, _, logits| {
-        let first = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-        best = first.map_or(0, |(id, _)| id as u32);
-    })?;
+    reader.forward_at(&mut [Sequence { ids, state }], Want::Largest, pace, &mut |_, _, id| best = id[0] as u32)?;
     Ok(best)
 }

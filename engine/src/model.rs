@@ -61,10 +61,24 @@ pub enum Want {
     Nothing,
     /// Those after the last token of each sequence that is not empty.
     Last,
+    /// After the last token of each sequence that is not empty, one number alone: the id of the largest logit, of equals the lowest. What greedy
+    /// decoding needs; a GPU then keeps the logits.
+    Largest,
     /// Those after every token.
     All,
     /// After every token, the logits of these two ids alone: what pointing needs. The embedding must be tied.
     Only([u32; 2]),
+}
+
+impl Want {
+    fn after_last(self) -> bool {
+        matches!(self, Self::Last | Self::Largest)
+    }
+}
+
+/// Of the largest, the lowest id; no vocabulary has more than the 2^24 that a float tells apart.
+fn largest(logits: &[f32]) -> usize {
+    logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id)
 }
 
 /// The network's weights, packed for this machine. Shared between threads; all that changes is in [`State`] and [`Scratch`].
@@ -198,7 +212,7 @@ impl Model {
     }
 
     /// Reads each sequence's ids into its state. `sink(sequence, position, logits)` gets the wanted rows of logits
-    /// `[vocabulary]`, `position` counted within the sequence's ids; with [`Want::Last`] in order of the sequences.
+    /// `[vocabulary]`, `position` counted within the sequence's ids; with [`Want::Last`] and [`Want::Largest`] in order of the sequences.
     ///
     /// # Errors
     /// [`Error::Input`] when an id is outside the vocabulary or a state is of another network; nothing was read then.
@@ -247,7 +261,7 @@ impl Model {
         read.clear();
         read.resize(batch.len(), 0);
         scratch.last.clear();
-        scratch.last.resize(if want == Want::Last { batch.len() * c.width } else { 0 }, 0.0);
+        scratch.last.resize(if want.after_last() { batch.len() * c.width } else { 0 }, 0.0);
         let result = self.rounds(batch, want, &mut read, scratch, pace, sink);
         scratch.read = read;
         result
@@ -278,7 +292,7 @@ impl Model {
                 }
                 s.state.advance(len);
                 read[i] += len;
-                if want == Want::Last && read[i] == s.ids.len() {
+                if want.after_last() && read[i] == s.ids.len() {
                     let row = first + len - 1;
                     scratch.last[i * d..(i + 1) * d].copy_from_slice(&scratch.x[row * d..(row + 1) * d]);
                 }
@@ -288,7 +302,7 @@ impl Model {
             let wide = match want {
                 Want::All => vocabulary,
                 Want::Only(ids) => ids.len(),
-                Want::Nothing | Want::Last => continue,
+                Want::Nothing | Want::Last | Want::Largest => continue,
             };
             self.logits_of_all(rows, want, scratch)?;
             let mut row = 0;
@@ -299,13 +313,17 @@ impl Model {
                 }
             }
         }
-        if want == Want::Last {
+        if want.after_last() {
             let normed = sized(&mut scratch.normed, batch.len() * d);
             self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
             let logits = sized(&mut scratch.logits, batch.len() * vocabulary);
             self.kernels.matmul(normed, &self.head, logits)?;
             for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.ids.is_empty()) {
-                sink(i, s.ids.len() - 1, &logits[i * vocabulary..(i + 1) * vocabulary]);
+                let row = &logits[i * vocabulary..(i + 1) * vocabulary];
+                match want {
+                    Want::Largest => sink(i, s.ids.len() - 1, &[largest(row) as f32]),
+                    _ => sink(i, s.ids.len() - 1, row),
+                }
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
 // Times of decoding's products on a GPU, one by one and as a whole step of the 1.3B configuration. Built as bench.cu is.
-// ./a.out [narrow|one|step]
+// ./a.out [narrow|one|step|top]
 #include "bench.cuh"
 template <class F> float graph_us(F f) {
     cudaGraph_t gr;
@@ -57,20 +57,22 @@ struct Way {
     void (*two)(OneParams);
     void (*three)(OneParams);
     int each;
+    bool outside = false;  // the gates' up-projections are products by themselves
 };
 static std::vector<Way> ways() {
-    return {{"as it is: 4 or 3 ahead, two blocks", one_2, one_3, 2},
+    return {{"as it is: 3 or 2 ahead, three blocks", one_2, one_3, 3},
+            {"as it is, gates outside", one_2, one_3, 3, true},
+            {"4 or 3 ahead, two blocks", one_v<2, 4, 2>, one_v<3, 3, 2>, 2},
+            {"4 or 3 ahead, two blocks, gates outside", one_v<2, 4, 2>, one_v<3, 3, 2>, 2, true},
             {"6 or 4 ahead, two blocks", one_v<2, 6, 2>, one_v<3, 4, 2>, 2},
-            {"3 or 2 ahead, three blocks", one_v<2, 3, 3>, one_v<3, 2, 3>, 3},
-            {"4 or 3 ahead", one_2, one_3, 1},
             {"9 or 6 ahead", one_v<2, 9, 1>, one_v<3, 6, 1>, 1},
             {"9 ahead, 16 rows at most", one_v<2, 9, 1>, nullptr, 1}};
 }
 void one(const Way& way, OneParams p) {
-    const int blocks = processors * way.each, most = way.three ? 24 : 16, all = p.n * p.products;
-    const int rounds = (all + blocks * most - 1) / (blocks * most);
-    p.rows = p.products > 1 ? 16 : std::max(8, (p.n + blocks * rounds - 1) / (blocks * rounds));
-    const int tiles = (p.n + p.rows - 1) / p.rows * p.products;
+    const int blocks = processors * way.each, most = way.three ? 24 : 16;
+    const int rounds = (p.n + blocks * most - 1) / (blocks * most);
+    p.rows = std::max(8, (p.n + blocks * rounds - 1) / (blocks * rounds));
+    const int tiles = (p.n + p.rows - 1) / p.rows;
     launch_early(p.rows <= 16 ? way.two : way.three, dim3(std::min(tiles, blocks)), 256, sizeof(OneShared), st0, p);
 }
 void ones() {
@@ -85,12 +87,13 @@ void ones() {
         fill<<<1024, 256>>>(w, (long)n * k * sets, 5, 1);
         CK(cudaDeviceSynchronize());
         for (auto& way : ways()) {
+            if (way.outside) continue;
             printf("one N%d K%d, %s:", n, k, way.name);
             for (int from : {0, 1, 2}) {
                 float t = graph_us([&] {
                               for (int i = 0; i < sets; i++) {
                                   OneParams p{};
-                                  p.x[0] = x, p.w[0] = w + (long)i * n * k, p.sum = sum, p.n = n, p.k = k, p.products = 1, p.eps = 1e-5f;
+                                  p.x = x, p.w = w + (long)i * n * k, p.sum = sum, p.n = n, p.k = k, p.eps = 1e-5f;
                                   if (from == 1) p.residual = p.weight = f;
                                   if (from == 2) p.gate_up = x;
                                   one(way, p);
@@ -119,7 +122,7 @@ void steps() {
         auto product = [&](const bf16* x, const bf16* w, int n, int k, bf16* out, float* sum, bool add, bool norm = false, const bf16* pair = nullptr) {
             if (way) {
                 OneParams p{};
-                p.x[0] = x, p.w[0] = w, p.out[0] = out, p.sum = sum, p.n = n, p.k = k, p.add = add, p.products = 1, p.eps = 1e-5f;
+                p.x = x, p.w = w, p.out = out, p.sum = sum, p.n = n, p.k = k, p.add = add, p.eps = 1e-5f;
                 if (norm) p.residual = residual, p.weight = f;
                 p.gate_up = pair;
                 return one(*way, p);
@@ -141,12 +144,7 @@ void steps() {
             const bf16 *into = w + l * layer, *f_up = into + (long)ALL * D, *g_up = f_up + HK * 128, *out = g_up + HK * 128,
                        *up = out + (long)D * HK, *down = up + 2l * F * D;
             product(nullptr, into, ALL, D, projected, nullptr, false, true);
-            if (way) {
-                OneParams p{};
-                p.x[0] = projected + ALL - 256, p.x[1] = projected + ALL - 128, p.w[0] = f_up, p.w[1] = g_up, p.out[0] = decay, p.out[1] = gate;
-                p.n = HK, p.k = 128, p.products = 2;
-                one(*way, p);
-            } else {
+            if (!way || way->outside) {
                 product(projected + ALL - 256, f_up, HK, 128, decay, nullptr, false);
                 product(projected + ALL - 128, g_up, HK, 128, gate, nullptr, false);
             }
@@ -156,13 +154,19 @@ void steps() {
             p.out = mixed, p.states = table, p.at = l * (H * 16384l + 9 * HK);
             p.q_row = p.k_row = p.v_row = p.f_row = p.b_row = p.w_row = p.gate_row = p.out_row = ALL;
             p.heads = p.value_heads = H, p.b_scale = 1, p.q_scale = 0.088f, p.eps = 1e-5f;
-            launch_early(gdn2_step_k128_v128, dim3(H, 1), STEP_THREADS, sizeof(StepShared<128, 128>), st0, p);
+            if (way && !way->outside) {
+                p.f = projected + ALL - 256, p.gate = projected + ALL - 128, p.f_up = f_up, p.g_up = g_up, p.rank = 128;
+                launch_early(gdn2_step_gates_k128_v128, dim3(H, 1), STEP_THREADS, sizeof(StepShared<128, 128>) + sizeof(GateShared), st0, p);
+            } else {
+                launch_early(gdn2_step_k128_v128, dim3(H, 1), STEP_THREADS, sizeof(StepShared<128, 128>), st0, p);
+            }
             product(mixed, out, D, HK, nullptr, residual, true);
             product(nullptr, up, 2 * F, D, gate_up, nullptr, false, true);
             product(nullptr, down, D, F, nullptr, residual, true, false, gate_up);
         }
         product(nullptr, w + layer * LAYERS, VOCABULARY, D, nullptr, logits, false, true);
     };
+    CK(cudaFuncSetAttribute(gdn2_step_gates_k128_v128, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(StepShared<128, 128>) + sizeof(GateShared)));
     std::vector<float> first, now(VOCABULARY);
     auto all = ways();
     for (int i = -1; i < (int)all.size(); i++) {
@@ -175,9 +179,27 @@ void steps() {
         CK(cudaMemcpy(now.data(), logits, VOCABULARY * 4, cudaMemcpyDeviceToHost));
         if (i < 0) first = now;
         float us = graph_us([&] { step(way); });
-        printf("step, %s: %.1f us, %.0f tokens/s, %.0f%% of copies; logits %s, |first| %g\n", way ? way->name : "narrow, norms and swiglu by themselves", us, 1e6 / us,
-               (layer * LAYERS + (double)VOCABULARY * D) * 2 / copy_rate / us * 0.1, memcmp(now.data(), first.data(), VOCABULARY * 4) ? "DIFFER" : "the same", now[0]);
+        printf("step, %s: %.1f us, %.0f tokens/s, %.0f%% of copies; logits %s, sum %016llx\n", way ? way->name : "narrow, norms and swiglu by themselves", us, 1e6 / us,
+               (layer * LAYERS + (double)VOCABULARY * D) * 2 / copy_rate / us * 0.1, memcmp(now.data(), first.data(), VOCABULARY * 4) ? "DIFFER" : "the same", sum_of(now.data(), VOCABULARY));
     }
+}
+// The largest logits of 1 and of 32 rows: `top` and `largest`.
+void tops() {
+    float *x = dev<float>(32 * 32000), *value = dev<float>(32);
+    u32* id = dev<u32>(32);
+    fillf<<<256, 256>>>(x, 32 * 32000, 4, 1, 0);
+    CK(cudaDeviceSynchronize());
+    for (int m : {1, 32})
+        for (bool one : {false, true}) {
+            RowParams p{};
+            p.residual = x, p.ids_out = id, p.values_out = value, p.d = 32000, p.out_row = 1;
+            float us = graph_us([&] {
+                           for (int i = 0; i < 20; i++) launch_early(one ? largest : top, dim3(m), one ? LARGEST_THREADS : ROW_THREADS, 256, st0, p);
+                       }) / 20;
+            u32 found;
+            CK(cudaMemcpy(&found, id, 4, cudaMemcpyDeviceToHost));
+            printf("%s of %d rows: %.2f us, id %u\n", one ? "largest" : "top", m, us, found);
+        }
 }
 int main(int argc, char** argv) {
     open_streams(false);
@@ -186,4 +208,5 @@ int main(int argc, char** argv) {
     if (what == "all" || what == "step") steps();
     if (what == "all" || what == "one") ones();
     if (what == "all" || what == "narrow") narrows();
+    if (what == "all" || what == "top") tops();
 }

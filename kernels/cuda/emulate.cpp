@@ -14,14 +14,15 @@ extern "C" int palimpsest_emulate(const char* name, const void* params, int x, i
 #define SCAN_CASE(K) if (!strncmp(name, "gdn2_scan", 9) && !strcmp(name + strlen(name) - strlen("_k" #K), "_k" #K) && shared != (int)sizeof(ScanShared<K, SCAN_STAGES>)) return 3; \
     CASE(gdn2_scan_k##K, ChunkParams) CASE(gdn2_scan_many_k##K, ChunkParams)
 #define STEP_CASE(K, V) if (!strcmp(name, "gdn2_step_k" #K "_v" #V) && shared != (int)sizeof(StepShared<K, V>)) return 3; \
-    CASE(gdn2_step_k##K##_v##V, StepParams)
+    if (!strcmp(name, "gdn2_step_gates_k" #K "_v" #V) && shared != (int)(sizeof(StepShared<K, V>) + sizeof(GateShared))) return 3; \
+    CASE(gdn2_step_k##K##_v##V, StepParams) CASE(gdn2_step_gates_k##K##_v##V, StepParams)
     PREPARE_CASE(64) PREPARE_CASE(128)
     SCAN_CASE(64) SCAN_CASE(128)
     STEP_CASE(64, 64) STEP_CASE(64, 128) STEP_CASE(128, 64) STEP_CASE(128, 128)
     CASE(narrow_1, NarrowParams) CASE(narrow_2, NarrowParams) CASE(narrow_4, NarrowParams) CASE(narrow_8, NarrowParams)
     if (!strncmp(name, "one", 3) && shared != (int)sizeof(OneShared)) return 3;
     CASE(one_2, OneParams) CASE(one_3, OneParams)
-    CASE(embed, RowParams) CASE(rms_norm, RowParams) CASE(swiglu, RowParams) CASE(top, RowParams)
+    CASE(embed, RowParams) CASE(rms_norm, RowParams) CASE(swiglu, RowParams) CASE(top, RowParams) CASE(largest, RowParams)
     CASE(gated_norm, GatedNormParams) CASE(conv_silu, ConvParams) CASE(conv_carry, ConvParams)
     return 1;
 }

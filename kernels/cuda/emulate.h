@@ -207,7 +207,9 @@ inline u32 transpose8(u32 x) {
     return at(c, r) | at(c + 1, r) << 16;
 }
 inline void copy16_async(void* to, const void* from, int bytes) {
+    const u8* begin = emulate::block->shared.data();
     assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0);
+    assert((u8*)to >= begin && (u8*)to + 16 <= begin + emulate::block->shared.size());
     emulate::self().groups.back().push_back({to, from, bytes});
 }
 inline void copies_commit() { emulate::self().groups.emplace_back(); }

@@ -27,8 +27,44 @@ DEVICE float convolve(float* carried, long width, int d, float x, const float* t
     return silu(t.x * a + t.y * b + t.z * c + t.w * x);
 }
 
-template <int K, int V> DEVICE void step_block(const StepParams& p) {
+// The up-projections of the decay's and the output gate's inputs, where the step makes them itself: W of N rows on its way, each lane its own
+// 16 bytes of 32 k; then their products with x [rank], in narrow.cu's order of sums, rounded as it rounds them.
+constexpr int GATE_PIECES = 4;
+struct GateShared {
+    uint4 w[2][GATE_PIECES][2][STEP_THREADS];
+    float out[2][128];
+};
+template <int N> DEVICE void gate_fetch(uint4 (&to)[GATE_PIECES][2][STEP_THREADS], const bf16* w, int rank) {
+    const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, c = threadIdx.x % 4 * 8;
+    if (row >= N) return;
+#pragma unroll
+    for (int i = 0; i < GATE_PIECES; i++)
+#pragma unroll
+        for (int g = 0; g < 2; g++) {
+            const bool there = i * 32 + c < rank;
+            copy16_async(&to[i][g][threadIdx.x], there ? w + (long)(row + 8 * g) * rank + i * 32 + c : w, there ? 16 : 0);
+        }
+}
+template <int N> DEVICE void gate_product(float* out, const uint4 (&w)[GATE_PIECES][2][STEP_THREADS], const bf16* x, int rank) {
+    const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, c = threadIdx.x % 4 * 8;
+    if (row >= N) return;  // whole warps
+    float first = 0.0f, second = 0.0f;
+#pragma unroll
+    for (int i = 0; i < GATE_PIECES; i++) {
+        const bool there = threadIdx.x % 32 < 4 && i * 32 + c < rank;
+        const uint4 y = there ? *(const uint4*)(x + i * 32 + c) : make_uint4(0, 0, 0, 0), a = w[i][0][threadIdx.x], b = w[i][1][threadIdx.x];
+        float sum[4] = {};
+        mma(sum, a.x, b.x, a.y, b.y, y.x, y.y);
+        mma(sum, a.z, b.z, a.w, b.w, y.z, y.w);
+        first += sum[0], second += sum[2];
+    }
+    if (threadIdx.x % 4 == 0) out[row] = widen(narrow(first)), out[row + 8] = widen(narrow(second));
+}
+
+// GATES: with those, where there is a value head a key head.
+template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) {
     DYNAMIC_SHARED(memory);
+    GateShared& gates = *(GateShared*)(memory + sizeof(StepShared<K, V>));
     StepShared<K, V>& s = *(StepShared<K, V>*)memory;
     constexpr int WARPS = STEP_THREADS / 32, LANES = V / 4, ROWS = STEP_THREADS / LANES, HELD = K / ROWS;
     const int h = blockIdx.x, sequence = blockIdx.y, group = p.value_heads / p.heads;
@@ -48,14 +84,25 @@ template <int K, int V> DEVICE void step_block(const StepParams& p) {
         for (int r = 0; r < HELD; r++) x[r] = *(const float4*)(state + (first + r * ROWS) * V);
     };
     fetch(h * group);
+    if constexpr (GATES) {
+        gate_fetch<K>(gates.w[0], p.f_up + (long)h * K * p.rank, p.rank);
+        gate_fetch<V>(gates.w[1], p.g_up + (long)h * V * p.rank, p.rank);
+        copies_commit();
+    }
     after_others();
+    if constexpr (GATES) {
+        copies_wait<0>();
+        gate_product<K>(gates.out[0], gates.w[0], p.f + (long)sequence * p.f_row, p.rank);
+        gate_product<V>(gates.out[1], gates.w[1], p.gate + (long)sequence * p.gate_row, p.rank);
+        __syncthreads();
+    }
 
     float qq = 0.0f, kk = 0.0f;
     if (i < K) {
         const int c = h * K + i;
         qq = convolve(carried_q, key_width, c, widen(p.q[(long)sequence * p.q_row + c]), p.q_taps);
         kk = convolve(carried_k, key_width, c, widen(p.k[(long)sequence * p.k_row + c]), p.k_taps);
-        s.decay[i] = exp2_(-exp_(p.a_log[h]) * softplus2(widen(p.f[(long)sequence * p.f_row + c]) + p.dt_bias[c]));
+        s.decay[i] = exp2_(-exp_(p.a_log[h]) * softplus2((GATES ? gates.out[0][i] : widen(p.f[(long)sequence * p.f_row + c])) + p.dt_bias[c]));
         s.erase[i] = p.b_scale * sigmoid(widen(p.b[(long)sequence * p.b_row + c]));
     }
     {
@@ -132,7 +179,7 @@ template <int K, int V> DEVICE void step_block(const StepParams& p) {
             float mean = 0.0f;
 #pragma unroll
             for (int w = 0; w < V / 32; w++) mean += s.mean[w];
-            const float gate = widen(p.gate[(long)sequence * p.gate_row + c]) + p.gate_bias[c];
+            const float gate = (GATES ? gates.out[1][i] : widen(p.gate[(long)sequence * p.gate_row + c])) + p.gate_bias[c];
             const float y = s.o[i] * rsqrtf(mean / V + p.eps) * p.o_norm[i];
             p.out[(long)sequence * p.out_row + c] = narrow(y * (p.silu ? silu(gate) : sigmoid(gate)));
         }
@@ -141,7 +188,8 @@ template <int K, int V> DEVICE void step_block(const StepParams& p) {
 }
 
 #define STEP(K, V) \
-    KERNEL(STEP_THREADS, gdn2_step_k##K##_v##V, StepParams) { step_block<K, V>(p); }
+    KERNEL(STEP_THREADS, gdn2_step_k##K##_v##V, StepParams) { step_block<K, V, false>(p); } \
+    KERNEL(STEP_THREADS, gdn2_step_gates_k##K##_v##V, StepParams) { step_block<K, V, true>(p); }
 STEP(64, 64)
 STEP(64, 128)
 STEP(128, 64)

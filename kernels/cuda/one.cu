@@ -16,12 +16,12 @@ template <int GROUPS, int AHEAD> DEVICE void one_block(const OneParams& p) {
     OneShared& s = *(OneShared*)memory;
     constexpr int STEP = 32 * ONE_WARPS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, c = lane % 4 * 8;
-    const int each = (p.n + p.rows - 1) / p.rows, tiles = each * p.products, groups = (p.k + STEP * AHEAD - 1) / (STEP * AHEAD);
+    const int tiles = (p.n + p.rows - 1) / p.rows, groups = (p.k + STEP * AHEAD - 1) / (STEP * AHEAD);
     const uint4 nothing = make_uint4(0, 0, 0, 0);
     uint4 w[AHEAD][GROUPS];
     auto fetch = [&](int i, int tile, int k) {
-        const int at = k + i * STEP + c, which = tile >= each, n = (which ? tile - each : tile) * p.rows;
-        const bf16* from = p.w[which] + (long)(n + r) * p.k + at;
+        const int at = k + i * STEP + c, n = tile * p.rows;
+        const bf16* from = p.w + (long)(n + r) * p.k + at;
 #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
             const int row = g * 8 + r;
@@ -38,14 +38,12 @@ template <int GROUPS, int AHEAD> DEVICE void one_block(const OneParams& p) {
         for (int i = threadIdx.x * 8; i < p.k; i += 8 * 32 * ONE_WARPS)
             *(uint4*)(s.x + i) = swiglu_pairs(*(const uint4*)(p.gate_up + i), *(const uint4*)(p.gate_up + p.k + i));
     } else {
-        for (int n = 0; n < p.products; n++)
-            for (int i = threadIdx.x * 8; i < p.k; i += 8 * 32 * ONE_WARPS) *(uint4*)(s.x + n * p.k + i) = *(const uint4*)(p.x[n] + i);
+        for (int i = threadIdx.x * 8; i < p.k; i += 8 * 32 * ONE_WARPS) *(uint4*)(s.x + i) = *(const uint4*)(p.x + i);
     }
     __syncthreads();
     int turn = 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, turn ^= 1) {
-        const int which = tile >= each;
-        const bf16* x = s.x + which * p.k + c;
+        const bf16* x = s.x + c;
         float sum[(GROUPS + 1) / 2][4] = {};
         for (int g = 1; g <= groups; g++) {
             const bool more = g < groups;
@@ -68,17 +66,17 @@ template <int GROUPS, int AHEAD> DEVICE void one_block(const OneParams& p) {
             for (int n = 0; n < GROUPS; n++) s.part[turn][warp][n * 8 + r] = sum[n / 2][n % 2 * 2];
         }
         __syncthreads();
-        const int row = threadIdx.x, n = (which ? tile - each : tile) * p.rows + row;
+        const int row = threadIdx.x, n = tile * p.rows + row;
         if (row < p.rows && n < p.n) {
             float total = 0.0f;
 #pragma unroll
             for (int v = 0; v < ONE_WARPS; v++) total += s.part[turn][v][row];
-            if (p.out[which]) p.out[which][n] = narrow(total);
+            if (p.out) p.out[n] = narrow(total);
             if (p.sum) p.sum[n] = p.add ? p.sum[n] + total : total;
         }
     }
 }
 
-// Two blocks a processor, so that the next product's first rows are on their way while the last one ends: GPU.md has the times.
-KERNEL_OF(32 * ONE_WARPS, 2, one_2, OneParams) { one_block<2, 4>(p); }
-KERNEL_OF(32 * ONE_WARPS, 2, one_3, OneParams) { one_block<3, 3>(p); }
+// Three blocks a processor, so that the next product's first rows are on their way while the last one ends: GPU.md has the times.
+KERNEL_OF(32 * ONE_WARPS, 3, one_2, OneParams) { one_block<2, 3>(p); }
+KERNEL_OF(32 * ONE_WARPS, 3, one_3, OneParams) { one_block<3, 2>(p); }

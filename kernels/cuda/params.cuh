@@ -68,8 +68,11 @@ struct StepParams {
     int heads, value_heads;
     int silu;              // the output gate: SiLU, else sigmoid
     float b_scale, q_scale, eps;
+    const bf16* f_up;      // [H * K, rank] and
+    const bf16* g_up;      // [HV * V, rank], where `f` and `gate` are what these are applied to, [B, rank]
+    int rank, unused;
 };
-static_assert(sizeof(StepParams) == 17 * 8 + 14 * 4, "params.rs has the same");
+static_assert(sizeof(StepParams) == 19 * 8 + 16 * 4, "params.rs has the same");
 
 // out = x W^T, in bf16 to `out`, in f32 to `sum` (or added to it), where they are given.
 struct NarrowParams {
@@ -81,20 +84,21 @@ struct NarrowParams {
 };
 static_assert(sizeof(NarrowParams) == 4 * 8 + 6 * 4, "params.rs has the same");
 
-// As NarrowParams for one row, which the kernel makes itself; or for two products of the same N and K, each with its row, matrix and result.
+// As NarrowParams for one row, which the kernel makes itself.
 struct OneParams {
-    const bf16* x[2];       // [K], where it is neither of the next
+    const bf16* x;          // [K], where it is neither of the next
     const float* residual;  // [K], whose norm times `weight` is the row
     const float* weight;    // [K]
     const bf16* gate_up;    // [2 K]: silu of the first half times the second is the row
-    const bf16* w[2];       // [N, K]
-    bf16* out[2];           // [N]
+    const bf16* w;          // [N, K]
+    bf16* out;              // [N]
     float* sum;             // [N]
-    int n, k, add, products;
+    int n, k, add;
     int rows;               // of a tile
     float eps;
+    int unused;
 };
-static_assert(sizeof(OneParams) == 10 * 8 + 6 * 4, "params.rs has the same");
+static_assert(sizeof(OneParams) == 7 * 8 + 6 * 4, "params.rs has the same");
 
 struct RowParams {
     const bf16* x;

@@ -172,6 +172,47 @@ KERNEL(ROW_THREADS, conv_carry, ConvParams) {
     for (int j = 0; j < 3; j++) state[j * step] = x[j];
 }
 
+// Orders as (x, -i) do: by x, of equals the lower i first.
+DEVICE u64 ordered(float x, int i) {
+    const u32 bits = __float_as_uint(x);
+    return (u64)(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | (0xffffffffu - (u32)i);
+}
+DEVICE u64 warp_most(u64 x) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) {
+        const u32 hi = __shfl_xor_sync(WARP_ALL, (u32)(x >> 32), o), lo = __shfl_xor_sync(WARP_ALL, (u32)x, o);
+        const u64 other = (u64)hi << 32 | lo;
+        x = other > x ? other : x;
+    }
+    return x;
+}
+
+// As `top` with N of 1, where D is a multiple of 4. A block a row; a thread has 8 loads on their way at once.
+constexpr int LARGEST_THREADS = 1024;
+KERNEL(LARGEST_THREADS, largest, RowParams) {
+    DYNAMIC_SHARED(scratch);
+    u64* best = (u64*)scratch;
+    after_others();
+    const float4* x = (const float4*)(p.residual + (long)blockIdx.x * p.d);
+    u64 mine = 0;
+#pragma unroll 8
+    for (int i = threadIdx.x; i < p.d / 4; i += LARGEST_THREADS) {
+        const float4 y = x[i];
+        const u64 a = ordered(y.x, 4 * i), b = ordered(y.y, 4 * i + 1), c = ordered(y.z, 4 * i + 2), d = ordered(y.w, 4 * i + 3);
+        const u64 ab = a > b ? a : b, cd = c > d ? c : d, four = ab > cd ? ab : cd;
+        mine = four > mine ? four : mine;
+    }
+    mine = warp_most(mine);
+    if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = mine;
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+    mine = warp_most(best[threadIdx.x]);
+    if (threadIdx.x) return;
+    const u32 id = 0xffffffffu - (u32)mine;
+    p.ids_out[blockIdx.x] = id;
+    if (p.values_out) p.values_out[blockIdx.x] = ((const float*)x)[id];
+}
+
 // The largest of each row of logits [M, D] (f32), in order, the lowest id first among equals: ids [M, N] and their logits, where
 // N is `out_row`. A block a row; each of N passes takes the largest below the last.
 KERNEL(ROW_THREADS, top, RowParams) {
@@ -183,17 +224,10 @@ KERNEL(ROW_THREADS, top, RowParams) {
     for (int n = 0; n < p.out_row; n++) {
         u64 mine = 0;
         for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) {
-            const u32 bits = __float_as_uint(x[i]);
-            const u32 key = bits >> 31 ? ~bits : bits | 0x80000000u;  // orders as the floats do
-            const u64 pair = (u64)key << 32 | (0xffffffffu - (u32)i);
+            const u64 pair = ordered(x[i], i);
             if (pair < last && pair > mine) mine = pair;
         }
-#pragma unroll
-        for (int o = 16; o > 0; o >>= 1) {
-            const u32 hi = __shfl_xor_sync(WARP_ALL, (u32)(mine >> 32), o), lo = __shfl_xor_sync(WARP_ALL, (u32)mine, o);
-            const u64 other = (u64)hi << 32 | lo;
-            mine = other > mine ? other : mine;
-        }
+        mine = warp_most(mine);
         if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = mine;
         __syncthreads();
         last = best[0];

@@ -238,6 +238,7 @@ fn step_is_one_token_of_everything() {
                     b: view.from(d + keys),
                     w: view.from(d + 2 * keys),
                     gate: view.from(d + 2 * keys + values),
+                    up: None,
                 };
                 let out = poisoned(&gpu, rows.len() * values * 2);
                 let table = gpu.table(on_device.clone()).unwrap();
@@ -286,6 +287,11 @@ fn step_is_one_token_of_everything() {
             let (alone, state) = run(m - 1..m);
             assert_same("alone", &alone, &out[(m - 1) * values..]);
             assert_same("its state", &state[0], &after[m - 1]);
+        }
+        for (s, rank) in
+            [(shape(1, 1, 64, 64), 24), (shape(1, 1, 128, 128), 128), (shape(2, 2, 128, 64), 40), (shape(1, 1, 64, 128), 64)]
+        {
+            made::check_gates(&gpu, &mut r, s, rank, 2);
         }
     }
 }

@@ -202,6 +202,7 @@ fn step(gpu: &Gpu, bench: &mut KernelsBench, sequences: usize) -> Result<()> {
         b: row.from(4 * width),
         w: row.from(5 * width),
         gate: row.from(6 * width),
+        up: None,
     };
     let out = gpu.allocate(sequences * width * size_of::<bf16>())?;
     let tables = (0..sets)

@@ -1,9 +1,9 @@
 //! One pass through all blocks: rows of whole segments, or one token of each of some sequences.
 
 use half::bf16;
-use palimpsest_kernels::cuda::{Buffer, Chunk, CudaError, Gpu, Made, Out, Projection, Table, View};
+use palimpsest_kernels::cuda::{Buffer, Chunk, CudaError, GatesUp, Gpu, Made, Out, Projection, Table, View};
 
-use super::{DeviceModel, LOGIT_ROWS};
+use super::{DeviceModel, LOGIT_ROWS, Logits};
 use crate::cancel::Pace;
 use crate::error::Result;
 use crate::model::Config;
@@ -30,6 +30,8 @@ pub(super) struct Scratch {
     pub(super) records: Buffer,
     pub(super) wanted: Buffer,
     pub(super) logits: Buffer,
+    /// Of each of its rows, the id.
+    pub(super) largest: Buffer,
 }
 
 /// Columns of `projected`.
@@ -77,6 +79,7 @@ impl Scratch {
             records: gpu.allocate(records)?,
             wanted: gpu.allocate(LOGIT_ROWS * size_of::<u32>())?,
             logits: f32s(rows.min(LOGIT_ROWS) * c.vocabulary)?,
+            largest: gpu.allocate(LOGIT_ROWS * size_of::<u32>())?,
         })
     }
 }
@@ -123,8 +126,8 @@ impl DeviceModel {
         Ok(())
     }
 
-    /// One token of each of `m` sequences through all blocks, and its logits where they are wanted.
-    pub(super) fn step_pass(&self, s: &Scratch, table: &Table, m: usize, with_logits: bool) -> Result<(), CudaError> {
+    /// One token of each of `m` sequences through all blocks, and what is wanted of its logits.
+    pub(super) fn step_pass(&self, s: &Scratch, table: &Table, m: usize, logits: Logits) -> Result<(), CudaError> {
         let (c, gpu, columns) = (&self.config, &self.gpu, Columns::of(&self.config));
         let d = c.width;
         let projected = View::dense(&s.projected, columns.all);
@@ -137,21 +140,31 @@ impl DeviceModel {
             let normed = |weight| Made::Normed { residual: &s.residual, weight, eps: c.norm_eps, into: &s.normed };
             gpu.narrow_of(normed(&b.attn_norm), m, &b.into, columns.all, d, Out::Rounded(projected))?;
             let (decay_low, gate_low) = (projected.from(columns.decay_low), projected.from(columns.gate_low));
-            if (columns.keys, c.decay_rank) == (columns.values, c.gate_rank) {
-                gpu.narrow_two([decay_low, gate_low], m, [&b.f_up, &b.g_up], columns.keys, c.decay_rank, [decay, gate])?;
+            let (mut f, mut g, mut up) = (decay, gate, None);
+            // With more sequences each would read these matrices again.
+            if m == 1 && Gpu::makes_gates(&b.mixer.shape, c.decay_rank, c.gate_rank) {
+                (f, g, up) = (decay_low, gate_low, Some(GatesUp { f: &b.f_up, gate: &b.g_up, rank: c.decay_rank }));
             } else {
                 gpu.narrow(decay_low, m, &b.f_up, columns.keys, c.decay_rank, Out::Rounded(decay))?;
                 gpu.narrow(gate_low, m, &b.g_up, columns.values, c.gate_rank, Out::Rounded(gate))?;
             }
-            let projection =
-                Projection { qkv: projected, f: decay, b: projected.from(columns.b), w: projected.from(columns.w), gate };
+            let (b_view, w_view) = (projected.from(columns.b), projected.from(columns.w));
+            let projection = Projection { qkv: projected, f, b: b_view, w: w_view, gate: g, up };
             gpu.step(&b.mixer, m, &projection, table, at, mixed)?;
             gpu.narrow(mixed, m, &b.out, d, columns.values, Out::Added(residual))?;
             let gate_up = Out::Rounded(View::dense(&s.gate_up, 2 * c.hidden));
             gpu.narrow_of(normed(&b.mlp_norm), m, &b.gate_up, 2 * c.hidden, d, gate_up)?;
             gpu.narrow_of(Made::Gated { x: &s.gate_up, into: &s.hidden }, m, &b.down, d, c.hidden, Out::Added(residual))?;
         }
-        if with_logits { self.logits(s, None, m) } else { Ok(()) }
+        if logits != Logits::None {
+            self.logits(s, None, m)?;
+        }
+        if logits == Logits::Largest { self.largest(s, m) } else { Ok(()) }
+    }
+
+    /// The ids of the largest of `m` rows of logits.
+    pub(super) fn largest(&self, s: &Scratch, m: usize) -> Result<(), CudaError> {
+        self.gpu.top(&s.logits, m, self.config.vocabulary, 1, &s.largest, None)
     }
 
     /// Logits of `m` rows of the residual stream: the first, or those that `rows` names.

@@ -47,6 +47,11 @@ const fn step(k: u32, v: u32) -> u32 {
     4 * (4 * k + 3 * v + 2 * 8 * v + 8 * 3 + 8)
 }
 
+/// The same with `GateShared`.
+const fn step_gates(k: u32, v: u32) -> u32 {
+    step(k, v) + 2 * 4 * 2 * 256 * 16 + 4 * 2 * 128
+}
+
 /// Longest row of a product of one row, and `OneShared`.
 pub(super) const ONE_LONGEST: usize = 8192;
 const ONE: u32 = 4 * (2 * 8 * 32 + 32) + 2 * ONE_LONGEST as u32;
@@ -62,6 +67,10 @@ pub(super) static KERNELS: &[Kernel] = &[
     early("gdn2_step_k64_v128", 256, step(64, 128)),
     early("gdn2_step_k128_v64", 256, step(128, 64)),
     early("gdn2_step_k128_v128", 256, step(128, 128)),
+    early("gdn2_step_gates_k64_v64", 256, step_gates(64, 64)),
+    early("gdn2_step_gates_k64_v128", 256, step_gates(64, 128)),
+    early("gdn2_step_gates_k128_v64", 256, step_gates(128, 64)),
+    early("gdn2_step_gates_k128_v128", 256, step_gates(128, 128)),
     early("narrow_1", 256, 2 * 4096),
     early("narrow_2", 256, 4 * 4096),
     early("narrow_4", 256, 8 * 4096),
@@ -75,6 +84,7 @@ pub(super) static KERNELS: &[Kernel] = &[
     kernel("conv_silu", 256, 0),
     kernel("conv_carry", 256, 0),
     early("top", 256, 64),
+    early("largest", 1024, 256),
 ];
 
 /// The kernel `name`; one of [`KERNELS`].

@@ -148,7 +148,8 @@ impl Gpu {
             out_row: n as i32,
             ..RowParams::default()
         };
-        self.launch(op, [m, 1], &p)
+        let kernel = if n == 1 && d.is_multiple_of(4) { "largest" } else { op };
+        self.launch(kernel, [m, 1], &p)
     }
 
     /// The short convolutions of q, k and v, and SiLU: `qkv` into `out`, both `[M, 2 * H * K + HV * V]`. What they carry lies in

@@ -97,6 +97,19 @@ pub struct Projection<'a> {
     pub w: View<'a>,
     /// `[M, HV, V]`: the output gate's.
     pub gate: View<'a>,
+    /// Where it is there, `f` and `gate` are `[M, rank]`, and the step makes the rest of their products.
+    pub up: Option<GatesUp<'a>>,
+}
+
+/// The up-projections of the decay's and the output gate's inputs: see [`super::Gpu::makes_gates`].
+#[derive(Debug, Clone, Copy)]
+pub struct GatesUp<'a> {
+    /// `[H * K, rank]`
+    pub f: &'a Buffer,
+    /// `[HV * V, rank]`
+    pub gate: &'a Buffer,
+    /// Of both.
+    pub rank: usize,
 }
 
 /// What the recurrence takes: all bf16 but for `g`.

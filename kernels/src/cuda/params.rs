@@ -80,6 +80,10 @@ pub(super) struct StepParams {
     pub(super) b_scale: f32,
     pub(super) q_scale: f32,
     pub(super) eps: f32,
+    pub(super) f_up: u64,
+    pub(super) g_up: u64,
+    pub(super) rank: i32,
+    pub(super) unused: i32,
 }
 
 #[repr(C)]
@@ -100,19 +104,19 @@ pub(super) struct NarrowParams {
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct OneParams {
-    pub(super) x: [u64; 2],
+    pub(super) x: u64,
     pub(super) residual: u64,
     pub(super) weight: u64,
     pub(super) gate_up: u64,
-    pub(super) w: [u64; 2],
-    pub(super) out: [u64; 2],
+    pub(super) w: u64,
+    pub(super) out: u64,
     pub(super) sum: u64,
     pub(super) n: i32,
     pub(super) k: i32,
     pub(super) add: i32,
-    pub(super) products: i32,
     pub(super) rows: i32,
     pub(super) eps: f32,
+    pub(super) unused: i32,
 }
 
 #[repr(C)]
@@ -168,9 +172,9 @@ pub(super) struct ConvParams {
 const _: () = {
     assert!(size_of::<Tile>() == 16);
     assert!(size_of::<ChunkParams>() == 14 * 8 + 18 * 4);
-    assert!(size_of::<StepParams>() == 17 * 8 + 14 * 4);
+    assert!(size_of::<StepParams>() == 19 * 8 + 16 * 4);
     assert!(size_of::<NarrowParams>() == 4 * 8 + 6 * 4);
-    assert!(size_of::<OneParams>() == 10 * 8 + 6 * 4);
+    assert!(size_of::<OneParams>() == 7 * 8 + 6 * 4);
     assert!(size_of::<RowParams>() == 7 * 8 + 4 * 4);
     assert!(size_of::<GatedNormParams>() == 5 * 8 + 8 * 4);
     assert!(size_of::<ConvParams>() == 7 * 8 + 4 * 4);

@@ -27,16 +27,7 @@ fn target(op: &'static str, m: usize, n: usize, out: Out<'_>) -> Result<Target, 
 }
 
 fn one_params(w: &Buffer, n: usize, k: usize, to: &Target) -> OneParams {
-    OneParams {
-        w: [w.address(), 0],
-        out: [to.out, 0],
-        sum: to.sum,
-        n: n as i32,
-        k: k as i32,
-        add: to.add,
-        products: 1,
-        ..OneParams::default()
-    }
+    OneParams { w: w.address(), out: to.out, sum: to.sum, n: n as i32, k: k as i32, add: to.add, ..OneParams::default() }
 }
 
 impl Gpu {
@@ -53,7 +44,7 @@ impl Gpu {
         let at = x.rows::<bf16>(op, m, k)?;
         let to = target(op, m, n, out)?;
         if m == 1 && k <= ONE_LONGEST {
-            return self.one(OneParams { x: [at, 0], ..one_params(w, n, k, &to) });
+            return self.one(OneParams { x: at, ..one_params(w, n, k, &to) });
         }
         let p = NarrowParams {
             x: at,
@@ -106,43 +97,13 @@ impl Gpu {
         self.narrow(View::dense(made, k), m, w, n, k, out)
     }
 
-    /// Two products of the same sizes, `x[i] [M, K] w[i] [N, K]^T` into `out[i] [M, N]` (bf16): as [`Gpu::narrow`] makes each, in one go where
-    /// it is one row.
-    ///
-    /// # Errors
-    /// As [`Gpu::narrow`].
-    pub fn narrow_two(
-        &self,
-        x: [View<'_>; 2],
-        m: usize,
-        w: [&Buffer; 2],
-        n: usize,
-        k: usize,
-        out: [View<'_>; 2],
-    ) -> Result<(), CudaError> {
-        let op = "product";
-        if m != 1 || 2 * k > ONE_LONGEST {
-            self.narrow(x[0], m, w[0], n, k, Out::Rounded(out[0]))?;
-            return self.narrow(x[1], m, w[1], n, k, Out::Rounded(out[1]));
-        }
-        let mut p = OneParams { n: n as i32, k: k as i32, products: 2, ..OneParams::default() };
-        aligned(op, k)?;
-        for i in 0..2 {
-            aligned(op, x[i].at)?;
-            length(op, "w", w[i].bytes(), n * k * size_of::<bf16>())?;
-            (p.x[i], p.w[i], p.out[i]) = (x[i].rows::<bf16>(op, 1, k)?, w[i].address(), out[i].rows::<bf16>(op, 1, n)?);
-        }
-        self.one(p)
-    }
-
-    /// Two blocks a processor; tiles as large as spread the rows of W evenly over them, in as few rounds as tiles of 24 rows allow.
+    /// Three blocks a processor; tiles as large as spread the rows of W evenly over them, in as few rounds as tiles of 24 rows allow.
     fn one(&self, mut p: OneParams) -> Result<(), CudaError> {
-        let (n, products, blocks) = (p.n as usize, p.products as usize, 2 * self.driver.processors());
-        let rounds = (n * products).div_ceil(blocks * 24).max(1);
-        let rows = if products > 1 { 16 } else { n.div_ceil(blocks * rounds).max(8) };
+        let (n, blocks) = (p.n as usize, 3 * self.driver.processors());
+        let rows = n.div_ceil(blocks * n.div_ceil(blocks * 24).max(1)).max(8);
         p.rows = rows as i32;
         let kernel = if rows <= 16 { "one_2" } else { "one_3" };
-        self.launch(kernel, [(n.div_ceil(rows) * products).min(blocks), 1], &p)
+        self.launch(kernel, [n.div_ceil(rows).min(blocks), 1], &p)
     }
 
     /// As [`Gpu::narrow`], for many rows: by cublasLt where it is there. Row i is a function of row i of `x` alone here too, but not

@@ -11,6 +11,9 @@ use crate::rows::OutputGate;
 use crate::shape::length;
 use crate::{Gdn2Shape, ShapeError};
 
+/// `GATE_PIECES` of 32 in gdn2_step.cu.
+const MOST_RANK: usize = 128;
+
 fn supported(shape: &Gdn2Shape) -> Result<(), CudaError> {
     let refuse = |needs, got| Err(CudaError::Unsupported { op: "gdn2", needs, got });
     if ![64, 128].contains(&shape.key_dim) {
@@ -145,6 +148,12 @@ impl Gpu {
         Ok(())
     }
 
+    /// Whether [`Gpu::step`] can make the decay's and the output gate's inputs from `[M, rank]`: [`Projection::up`].
+    #[must_use]
+    pub fn makes_gates(shape: &Gdn2Shape, decay_rank: usize, gate_rank: usize) -> bool {
+        shape.heads == shape.value_heads && decay_rank == gate_rank && decay_rank <= MOST_RANK && decay_rank.is_multiple_of(8)
+    }
+
     /// One token of each of M sequences, from the projections to the gated output `[M, HV, V]`: convolutions, gates, recurrence
     /// and norm. Each state is advanced: `S [HV, K, V]` from element `at`, and what the convolutions carry behind it.
     ///
@@ -175,14 +184,31 @@ impl Gpu {
         qkv.rows::<bf16>(op, m, width)?;
         let taps = mixer.taps.address();
         let tap_bytes = (4 * keys * size_of::<f32>()) as u64;
+        let (mut f_width, mut gate_width) = (keys, values);
+        if let Some(up) = projection.up {
+            if !Self::makes_gates(s, up.rank, up.rank) {
+                return Err(CudaError::Unsupported {
+                    op,
+                    needs: "gates of a rank up to 128, a value head a key head",
+                    got: up.rank,
+                });
+            }
+            for view in [projection.f, projection.gate] {
+                aligned(op, view.row)?;
+                aligned(op, view.at)?;
+            }
+            length(op, "f_up", up.f.bytes(), keys * up.rank * size_of::<bf16>())?;
+            length(op, "g_up", up.gate.bytes(), values * up.rank * size_of::<bf16>())?;
+            (f_width, gate_width) = (up.rank, up.rank);
+        }
         let p = StepParams {
             q: qkv.rows::<bf16>(op, m, keys)?,
             k: qkv.from(keys).rows::<bf16>(op, m, keys)?,
             v: qkv.from(2 * keys).rows::<bf16>(op, m, values)?,
-            f: projection.f.rows::<bf16>(op, m, keys)?,
+            f: projection.f.rows::<bf16>(op, m, f_width)?,
             b: projection.b.rows::<bf16>(op, m, keys)?,
             w: projection.w.rows::<bf16>(op, m, values)?,
-            gate: projection.gate.rows::<bf16>(op, m, values)?,
+            gate: projection.gate.rows::<bf16>(op, m, gate_width)?,
             gate_bias: mixer.gate_bias.address(),
             q_taps: taps,
             k_taps: taps + tap_bytes,
@@ -207,12 +233,20 @@ impl Gpu {
             b_scale: mixer.erase_scale,
             q_scale: 1.0 / (s.key_dim as f32).sqrt(),
             eps: mixer.eps,
+            f_up: projection.up.map_or(0, |up| up.f.address()),
+            g_up: projection.up.map_or(0, |up| up.gate.address()),
+            rank: projection.up.map_or(0, |up| up.rank as i32),
+            unused: 0,
         };
-        let kernel = match (s.key_dim, s.value_dim) {
-            (64, 64) => "gdn2_step_k64_v64",
-            (64, _) => "gdn2_step_k64_v128",
-            (_, 64) => "gdn2_step_k128_v64",
-            _ => "gdn2_step_k128_v128",
+        let kernel = match (s.key_dim, s.value_dim, projection.up.is_some()) {
+            (64, 64, false) => "gdn2_step_k64_v64",
+            (64, _, false) => "gdn2_step_k64_v128",
+            (_, 64, false) => "gdn2_step_k128_v64",
+            (_, _, false) => "gdn2_step_k128_v128",
+            (64, 64, true) => "gdn2_step_gates_k64_v64",
+            (64, _, true) => "gdn2_step_gates_k64_v128",
+            (_, 64, true) => "gdn2_step_gates_k128_v64",
+            (_, _, true) => "gdn2_step_gates_k128_v128",
         };
         self.launch(kernel, [s.heads, m], &p)
     }
