@@ -196,6 +196,16 @@ fn states_and_logits_are_a_function_of_the_ids_alone() {
         assert_eq!(order, [(0, n - 1), (1, 2), (2, 63), (3, 69)]);
         assert_eq!(bits(&last), bits(&logits[(n - 1) * vocabulary..]), "logits beside others");
         assert_eq!(states[0], state, "a state beside others");
+        // The likeliest token alone, of the same batch.
+        let mut states: Vec<State> = (0..5).map(|_| State::empty(model.config())).collect();
+        let mut batch: Vec<Sequence<'_>> = texts.iter().zip(&mut states).map(|(ids, state)| Sequence { ids, state }).collect();
+        let mut largest = Vec::new();
+        model.forward_at(&mut batch, Want::Largest, &mut Pace::free(), &mut |i, _, id| largest.push((i, id[0]))).unwrap();
+        assert_eq!(largest.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        for (i, id) in largest {
+            let alone = read(&model, &texts[i], &[]).1;
+            assert_eq!(id, first_largest(&alone[alone.len() - vocabulary..]), "the likeliest token of sequence {i}");
+        }
         let kept = State::from_parts(model.config(), state.tokens(), state.data().to_vec()).unwrap();
         let more = self::ids(9, 77);
         let go_on = |mut state: State| {

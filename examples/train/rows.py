@@ -397,7 +397,7 @@ class Rows:
         r, row = self.rng, Row()
         if source == "recall":
             # Mostly short where it is decoded: what is hard is copying the digits, not the distance, and a short row has more of them a
-            # token. A second reading, which points, is what finds a value far away: any length as often as twice that.
+            # token. A second reading, which points, is what finds a value far away: its length is uniform in the logarithm.
             octaves, again = phase.get("recall_octaves", 6), r.random() < phase.get("recall_again", 0.0)
             far = again or r.random() < phase.get("recall_far", 1.0)
             n = int(64 * 2 ** r.uniform(0.5, octaves if far else min(4, octaves)))
@@ -432,7 +432,7 @@ class Rows:
         while left > 0:
             source = max(share, key=lambda k: share[k] * (n - left + 500) - given[k] + self.rng.random() * 800)
             row = self.held.pop(source, None) or self.make(source, phase)
-            if row.n == 0:
+            if row.n == 0 or row.n > n:         # none was made, or no batch of this size can hold it
                 continue
             if row.n > left:
                 self.held[source] = row

@@ -369,6 +369,29 @@ fn products_are_those_of_each_row_alone() {
 }
 
 #[test]
+fn the_largest_of_a_vocabulary() {
+    let mut r = Random::fresh("largest");
+    for gpu in devices("the_largest_of_a_vocabulary") {
+        // By `largest`, whose threads go over 4 logits at a time more than once, and by `top`; ties far apart.
+        for d in [9000, 9002] {
+            let mut logits = r.vec(3 * d, -9.0, 9.0);
+            let last = 2 * d - 1;
+            (logits[5], logits[d - 1]) = (9.5, 9.5);
+            (logits[last - 4096], logits[last]) = (9.5, 9.5);
+            let (ids, values) = (poisoned(&gpu, 3 * 4), poisoned(&gpu, 3 * 4));
+            gpu.top(&gpu.upload(&logits).unwrap(), 3, d, 1, &ids, Some(&values)).unwrap();
+            let most = |row: &[f32]| (0..d).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+            let expected: Vec<usize> = logits.chunks_exact(d).map(most).collect();
+            assert_eq!(expected[..2], [5, d - 1 - 4096]);
+            let ids = ids.to_vec::<u32>().unwrap();
+            assert_eq!(ids, expected.iter().map(|&i| i as u32).collect::<Vec<_>>());
+            let values = values.to_vec::<f32>().unwrap();
+            assert_same("largest", &values, &expected.iter().enumerate().map(|(m, &i)| logits[m * d + i]).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn rows_are_what_the_cpu_makes_of_them() {
     let mut r = Random::fresh("rows");
     for gpu in devices("rows_are_what_the_cpu_makes_of_them") {

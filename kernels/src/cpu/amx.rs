@@ -87,7 +87,7 @@ trait Tiles {
     /// Sets the results to 0.
     unsafe fn zero(&mut self);
     /// Adds `steps` steps. Inputs: 16 rows, or 32 if `both`, `STRIDE` words apart. Weights: lines of 32 words. Each step asks for
-    /// `lines` cache lines, one after another from `ahead` on.
+    /// `lines` cache lines, one after another from `ahead` on, which may be any address.
     unsafe fn multiply(
         &mut self,
         inputs: *const u32,
@@ -189,7 +189,7 @@ impl Drop for Amx {
     }
 }
 
-/// A step, with `$dot` as the product and `$both` for the second 16 rows.
+/// A step, with `$dot` as the product; `both:` takes 32 rows, `one:` 16.
 macro_rules! step {
     ($dot:literal, both: $inputs:ident, $weights:ident) => {
         asm!(

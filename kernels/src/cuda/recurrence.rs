@@ -151,11 +151,16 @@ impl Gpu {
     /// Whether [`Gpu::step`] can make the decay's and the output gate's inputs from `[M, rank]`: [`Projection::up`].
     #[must_use]
     pub fn makes_gates(shape: &Gdn2Shape, decay_rank: usize, gate_rank: usize) -> bool {
-        shape.heads == shape.value_heads && decay_rank == gate_rank && decay_rank <= MOST_RANK && decay_rank.is_multiple_of(8)
+        shape.heads == shape.value_heads
+            && decay_rank == gate_rank
+            && (1..=MOST_RANK).contains(&decay_rank)
+            && decay_rank.is_multiple_of(8)
     }
 
     /// One token of each of M sequences, from the projections to the gated output `[M, HV, V]`: convolutions, gates, recurrence
-    /// and norm. Each state is advanced: `S [HV, K, V]` from element `at`, and what the convolutions carry behind it.
+    /// and norm. Each state is advanced: `S [HV, K, V]` from element `at`, and what the convolutions carry behind it. It reads the
+    /// states before the kernel just before it has ended: another that writes none of them must lie between two writers of a state, as
+    /// products do in a network.
     ///
     /// # Errors
     /// [`CudaError::Shape`], [`CudaError::Unsupported`].
@@ -189,7 +194,7 @@ impl Gpu {
             if !Self::makes_gates(s, up.rank, up.rank) {
                 return Err(CudaError::Unsupported {
                     op,
-                    needs: "gates of a rank up to 128, a value head a key head",
+                    needs: "gates of a rank of 8 to 128 in eights, as many value heads as key heads",
                     got: up.rank,
                 });
             }
