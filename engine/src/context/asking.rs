@@ -108,12 +108,10 @@ impl Context {
     /// As [`Context::ask`].
     pub fn first_token(&self, question: &str) -> Result<u32> {
         let asked = after_one_reading(&self.reader, question)?;
-        let mut best = (f32::NEG_INFINITY, 0);
-        let mut fork = self.state.clone();
-        self.reader.forward(&mut [Sequence { ids: &asked, state: &mut fork }], Want::Last, &mut |_, _, logits| {
-            best = (0u32..).zip(logits).fold(best, |best, (id, l)| if *l > best.0 { (*l, id) } else { best });
-        })?;
-        Ok(best.1)
+        let (mut fork, mut likeliest) = (self.state.clone(), 0);
+        let mut batch = [Sequence { ids: &asked, state: &mut fork }];
+        self.reader.forward(&mut batch, Want::Largest, &mut |_, _, id| likeliest = id[0] as u32)?;
+        Ok(likeliest)
     }
 
     /// Takes back the last `turns` questions.

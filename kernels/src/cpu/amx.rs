@@ -82,21 +82,18 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
     }
 }
 
+/// What each step asks for beside its products: `lines` cache lines, one after another from `at` on, which may be any address.
+struct Ahead {
+    at: *const u8,
+    lines: usize,
+}
+
 /// What the algorithm needs of the tiles: four of results, 2 x 2.
 trait Tiles {
     /// Sets the results to 0.
     unsafe fn zero(&mut self);
-    /// Adds `steps` steps. Inputs: 16 rows, or 32 if `both`, `STRIDE` words apart. Weights: lines of 32 words. Each step asks for
-    /// `lines` cache lines, one after another from `ahead` on, which may be any address.
-    unsafe fn multiply(
-        &mut self,
-        inputs: *const u32,
-        weights: *const u32,
-        steps: usize,
-        both: bool,
-        ahead: *const u8,
-        lines: usize,
-    );
+    /// Adds `steps` steps. Inputs: 16 rows, or 32 if `both`, `STRIDE` words apart. Weights: lines of 32 words.
+    unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool, ahead: &mut Ahead);
     /// Writes the results to 16 rows, or 32 if `both`, of 32 words.
     unsafe fn store(&mut self, to: *mut u32, both: bool);
 }
@@ -116,10 +113,11 @@ unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range
             let weights = job.w.panel(p).as_ptr().cast::<u32>();
             // The tiles of a panel ask for the next, in turn; where there is one tile, which sees each line once, it asks for
             // what it needs itself some steps later.
-            let (mut ahead, lines) = match rows.div_ceil(ROWS) {
-                1 => (weights.cast::<u8>().wrapping_add(AHEAD), STEP_LINES),
-                tiles => (weights.cast::<u8>().wrapping_add(4 * job.w.panel_words()), STEP_LINES.div_ceil(tiles)),
+            let (bytes, lines) = match rows.div_ceil(ROWS) {
+                1 => (AHEAD, STEP_LINES),
+                tiles => (4 * job.w.panel_words(), STEP_LINES.div_ceil(tiles)),
             };
+            let mut ahead = Ahead { at: weights.cast::<u8>().wrapping_add(bytes), lines };
             for r in (0..rows).step_by(ROWS) {
                 let both = rows - r > STEP;
                 // SAFETY: the buffer has 32 rows more than a block and 16 lines more than a row has words, zeros up to the next
@@ -129,8 +127,7 @@ unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range
                     let mut from = 0;
                     while from < block.words_per_row() {
                         let steps = (block.words_per_row() - from).min(CHUNK).div_ceil(STEP);
-                        tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, both, ahead, lines);
-                        ahead = ahead.wrapping_add(steps * lines * CACHE_LINE);
+                        tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, both, &mut ahead);
                         from += CHUNK;
                     }
                     tiles.store(results.as_mut_ptr().cast(), both);
@@ -233,15 +230,7 @@ impl Tiles for Amx {
     }
 
     #[inline(always)]
-    unsafe fn multiply(
-        &mut self,
-        mut inputs: *const u32,
-        mut weights: *const u32,
-        steps: usize,
-        both: bool,
-        mut ahead: *const u8,
-        lines: usize,
-    ) {
+    unsafe fn multiply(&mut self, mut inputs: *const u32, mut weights: *const u32, steps: usize, both: bool, ahead: &mut Ahead) {
         for _ in 0..steps {
             // SAFETY: `begin` was called; the caller vouches for rows and lines.
             unsafe {
@@ -252,9 +241,9 @@ impl Tiles for Amx {
                     (true, false) => step!("tdpbssd", one: inputs, weights),
                 }
             }
-            for _ in 0..lines {
-                F32x16::prefetch(ahead.cast());
-                ahead = ahead.wrapping_add(CACHE_LINE);
+            for _ in 0..ahead.lines {
+                F32x16::prefetch(ahead.at.cast());
+                ahead.at = ahead.at.wrapping_add(CACHE_LINE);
             }
             inputs = inputs.wrapping_add(STEP);
             weights = weights.wrapping_add(STEP * PANEL);
@@ -304,15 +293,7 @@ mod tests {
             self.results = [[0; PANEL]; ROWS];
         }
 
-        unsafe fn multiply(
-            &mut self,
-            inputs: *const u32,
-            weights: *const u32,
-            steps: usize,
-            both: bool,
-            _ahead: *const u8,
-            _lines: usize,
-        ) {
+        unsafe fn multiply(&mut self, inputs: *const u32, weights: *const u32, steps: usize, both: bool, _: &mut Ahead) {
             for step in 0..steps {
                 for (i, row) in self.results.iter_mut().enumerate().take(if both { ROWS } else { STEP }) {
                     for (j, sum) in row.iter_mut().enumerate() {
