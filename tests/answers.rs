@@ -78,6 +78,20 @@ fn whole(events: &[Event]) -> Answer {
 }
 
 #[test]
+fn a_disk_that_takes_no_state_is_told() {
+    let [whole, broken] = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
+    let expected = engine(whole.path()).ask(QUESTION, &options()).expect("answers");
+    assert!(expected.notices.is_empty(), "{:?}", expected.notices);
+    let engine = engine(broken.path());
+    let slots = broken.path().join("store-1/snapshots/slots");
+    std::fs::remove_dir_all(&slots).expect("the folder of the states");
+    std::fs::write(&slots, "no folder").expect("written");
+    let answer = engine.ask(QUESTION, &options()).expect("answers");
+    assert_eq!(said(&answer), said(&expected));
+    assert!(answer.notices.iter().any(|n| n.contains("is not kept")), "{:?}", answer.notices);
+}
+
+#[test]
 fn events_come_in_order_and_end_with_the_answer() {
     let folder = tempfile::tempdir().expect("folder");
     let engine = engine(folder.path());

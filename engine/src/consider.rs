@@ -162,6 +162,10 @@ pub fn consider(
         all.iter_mut().for_each(|one| one.keep_states_below(whole, ms));
         read.truncate(whole);
     }
+    if let Some(reason) = read.iter().find_map(|p| p.not_kept.as_ref()) {
+        let notice = format!("what was read is not kept and will be read again: {reason}");
+        all.iter_mut().for_each(|one| one.notices.push(notice.clone()));
+    }
     count(&read, &mut all);
     timings.read = lap(&clock, timings.retrieve);
 

@@ -18,7 +18,7 @@ use crate::model::{Config, MAX_ROWS, Model, Scratch, Sequence, Want};
 use crate::prompt::{PassageTokens, Prompt};
 use crate::snapshot::{Chain, Fingerprint, Restore, Snapshot};
 use crate::state::{SEGMENT, State};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Version of the layout in `state.rs` and of the order of arithmetic: raised when either changes, so that no older snapshot
 /// is taken for a newer one.
@@ -322,6 +322,8 @@ pub struct ReadPassage {
     pub restore: Restore,
     /// Tokens at its beginning that were read once for it and for others that begin alike.
     pub shared_tokens: u64,
+    /// Why the disk did not take what was read, so that it is read again next time.
+    pub not_kept: Option<String>,
 }
 
 impl ReadPassage {
@@ -356,7 +358,7 @@ pub fn read_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens
 pub fn restore_passages(reader: &Reader, store: &Store, passages: Vec<PassageTokens>) -> Vec<ReadPassage> {
     let restored = passages.into_iter().map(|tokens| {
         let (state, restore) = restore(reader, store, &tokens.ids);
-        ReadPassage { tokens, state, restore, shared_tokens: 0 }
+        ReadPassage { tokens, state, restore, shared_tokens: 0, not_kept: None }
     });
     restored.collect()
 }
@@ -401,15 +403,19 @@ fn read_together(reader: &Reader, store: &Store, passages: &mut [ReadPassage], p
     let cost_ms_per_token = started.elapsed().as_secs_f32() * 1e3 / tokens.max(1) as f32;
     // What was read on from a state that is only near is not the state that its key names.
     let exact = |p: &&ReadPassage| p.tokens_read() > 0 && !matches!(p.restore, Restore::Near { .. });
-    let passages = passages.iter().filter(exact).map(|p| (&p.tokens.ids, &p.state));
-    let kept: Vec<_> = beginnings.iter().map(|(ids, state)| (ids, state)).chain(passages).collect();
+    let wholes = passages.iter().filter(exact).map(|p| (&p.tokens.ids, &p.state));
+    let kept: Vec<_> = beginnings.iter().map(|(ids, state)| (ids, state)).chain(wholes).collect();
+    let mut not_kept = None;
     for (i, (ids, state)) in kept.iter().enumerate() {
         // The next one comes from the GPU while this one is written.
         if let Some((_, next)) = kept.get(i + 1) {
             next.fetch();
         }
-        keep(reader, store, ids, state, cost_ms_per_token);
+        if let Err(e @ StoreError::Io { .. }) = keep(reader, store, ids, state, cost_ms_per_token) {
+            not_kept = Some(e.to_string());
+        }
     }
+    passages.iter_mut().for_each(|p| p.not_kept.clone_from(&not_kept));
     Ok(())
 }
 
@@ -457,15 +463,16 @@ fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {
     }
 }
 
-/// Puts the state after `ids` into the store. Failure is the store's to count: it is a cache.
-fn keep(reader: &Reader, store: &Store, ids: &[u32], state: &State, cost_ms_per_token: f32) {
+/// Puts the state after `ids` into the store. It is a cache: failure costs time.
+fn keep(reader: &Reader, store: &Store, ids: &[u32], state: &State, cost_ms_per_token: f32) -> Result<(), StoreError> {
     let mut chain = Chain::new(reader.fingerprint());
     chain.extend(ids);
     let key = chain.key();
     if store.admits(&key) {
         let cost_ms = cost_ms_per_token * ids.len() as f32;
-        let _ = store.put(&key, reader.fingerprint(), state.tokens(), &state.elements_here(), cost_ms);
+        store.put(&key, reader.fingerprint(), state.tokens(), &state.elements_here(), cost_ms)?;
     }
+    Ok(())
 }
 
 /// The same wherever the files lie.
