@@ -2,11 +2,8 @@
 // nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a bench.cu && ./a.out [check|small|chunk|long|step]
 // `small` is a check of few tokens, for compute-sanitizer.
 #include "bench.cuh"
-template <int K, int S, bool F> __global__ void __launch_bounds__(32 * (SCAN_WARPS + F)) scan_v(const __grid_constant__ ChunkParams p) {
-    scan_block<K, S, F>(p);
-}
-template <int K, int MB> __global__ void __launch_bounds__(K, MB) prepare_v(const __grid_constant__ ChunkParams p) {
-    prepare_block<K, true>(p);
+template <int K, int S, int S2, int AHEAD, int TURNS> __global__ void __launch_bounds__(SCAN_THREADS, 1) scan_v(const __grid_constant__ ChunkParams p) {
+    scan_block<K, S, S2, AHEAD, TURNS>(p);
 }
 // One thread a (sequence, head, v): the definition in f32/f64.
 template <int K> __global__ void plain(ChunkParams p, float* states, float* out, int T) {
@@ -44,6 +41,36 @@ struct Case {
     long T;
     int H;
 };
+// One part is prepared while the one before is gone through.
+template <class V, class P, class S> void in_parts(ChunkParams p, int longest, int slice, int first, V& a, V& b, P prep, S scan, long each) {
+    int from = 0, i = 0;
+    auto next = [&] {
+        p.from = from;
+        p.slice = std::min(i ? slice : first, longest - from);
+        p.to = from + p.slice;
+        return p;
+    };
+    u8* records = p.records;
+    CK(cudaEventRecord(ea, st0));
+    CK(cudaStreamWaitEvent(st1, ea));
+    ChunkParams now = next();
+    prep(a, now, st1);
+    for (; from < longest; i++) {
+        CK(cudaEventRecord(eb, st1));
+        CK(cudaStreamWaitEvent(st0, eb));
+        CK(cudaEventRecord(ea, st0));
+        CK(cudaStreamWaitEvent(st1, ea));
+        scan(b, now, st0);
+        from = now.to;
+        if (from < longest) {
+            i++;
+            p.records = records + (long)(i % 2) * slice * each;
+            now = next();
+            i--;
+            prep(a, now, st1);
+        }
+    }
+}
 template <int K> void run(Case c, bool check) {
     const int V = K;
     long M = c.B * c.T, n = M * c.H * K;
@@ -72,7 +99,7 @@ template <int K> void run(Case c, bool check) {
     float** dsp = dev<float*>(c.B);
     CK(cudaMemcpy(dsp, sp.data(), c.B * 8, cudaMemcpyHostToDevice));
     CK(cudaDeviceSynchronize());
-    const int longest = (c.T + 15) / 16;
+    const int longest = (c.T + SEGMENT - 1) / SEGMENT;
     long rec = Record<K>::BYTES, cap = (long)c.B * longest * c.H;
     u8* records = dev<u8>(cap * rec);
     ChunkParams p{};
@@ -101,28 +128,28 @@ template <int K> void run(Case c, bool check) {
         ScanFn fn;
         int smem, threads;
         bool both;
+        int each;  // units of a block of prepare; 0: as many blocks as run at once
     };
     std::vector<Var> scans, preps;
-    auto add = [](std::vector<Var>& to, const char* name, ScanFn fn, int smem, int threads, bool both = false) {
+    auto add = [](std::vector<Var>& to, const char* name, ScanFn fn, int smem, int threads, bool both = false, int each = 1) {
         CK(cudaFuncSetAttribute(fn, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-        to.push_back({name, fn, smem, threads, both});
+        to.push_back({name, fn, smem, threads, both, each});
     };
     const bool wide = K == 128;
-    add(scans, "a warp fetches", wide ? gdn2_scan_k128 : gdn2_scan_k64, sizeof(ScanShared<K, SCAN_STAGES>), 160, true);
-    add(scans, "of many", wide ? gdn2_scan_many_k128 : gdn2_scan_many_k64, sizeof(ScanShared<K, SCAN_STAGES>), 128, true);
-    add(scans, "3 stages, a warp fetches", scan_v<K, 3, true>, sizeof(ScanShared<K, 3>), 160);
-    add(scans, "8 stages, a warp fetches", scan_v<K, 8, true>, sizeof(ScanShared<K, 8>), 160);
-    add(scans, "of many, 3 stages", scan_v<K, 3, false>, sizeof(ScanShared<K, 3>), 128);
-    // So much shared memory that nothing runs beside it.
-    add(scans, "a warp fetches, alone on a processor", scan_v<K, SCAN_STAGES, true>, 200 << 10, 160, true);
-    add(preps, "as it is", wide ? gdn2_prepare_k128 : gdn2_prepare_k64, sizeof(PrepareShared<K>), K);
-    add(preps, "6 blocks", prepare_v<K, 6>, sizeof(PrepareShared<K>), K);
-    auto prep = [&](Var& a, ChunkParams p, cudaStream_t st) { a.fn<<<p.slice * c.B * c.H, a.threads, a.smem, st>>>(p); };
+    add(scans, "as it is", wide ? gdn2_scan_k128 : gdn2_scan_k64, sizeof(ScanShared<K, SCAN_FIRST, SCAN_SECOND, SCAN_AHEAD, SCAN_TURNS>), SCAN_THREADS, true);
+    add(scans, "2 and 2, 4 ahead", scan_v<K, 2, 2, 4, 2>, sizeof(ScanShared<K, 2, 2, 4, 2>), SCAN_THREADS);
+    for (int each : {1, 2, 4, 0})
+        add(preps, each == 1 ? "1 a block" : each == 2 ? "2 a block" : each == 4 ? "4 a block" : "as many blocks as run at once", wide ? gdn2_prepare_k128 : gdn2_prepare_k64,
+            sizeof(PrepareShared<K>), 4 * K, each == 1 || each == 2, each);
+    auto prep = [&](Var& a, ChunkParams p, cudaStream_t st) {
+        const int units = p.slice * c.B * c.H, each = a.each ? a.each : std::max(1, (units + 2 * processors - 1) / (2 * processors));
+        a.fn<<<(units + each - 1) / each, a.threads, a.smem, st>>>(p);
+    };
     auto scan = [&](Var& a, ChunkParams p, cudaStream_t st) { a.fn<<<dim3(c.H * V / 64, c.B), a.threads, a.smem, st>>>(p); };
     double hm = (double)M * c.H, floor_ms = (hm * K * 2 * 7 + 0) / copy_rate * 1e-6;
     printf("== B%d T%ld H%d K%d: bytes floor (bf16 g) %.3f ms\n", c.B, c.T, c.H, K, floor_ms);
-    p.from_tile = 0;
-    p.to_tile = longest;
+    p.from = 0;
+    p.to = longest;
     p.slice = longest;
     if (check) {
         float *ref = dev<float>(n), *rs = dev<float>(c.B * se);
@@ -153,7 +180,22 @@ template <int K> void run(Case c, bool check) {
                 }
                 for (long i = 0; i < c.B * se; i++)
                     ds += (hs[i] - hrs[i]) * (double)(hs[i] - hrs[i]), ns += (double)hrs[i] * hrs[i];
-                printf("check prepare %s, scan %s: out %.2e state %.2e\n", pp.name, a.name, sqrt(d / nn), sqrt(ds / ns));
+                printf("check prepare %s, scan %s: out %.2e state %.2e", pp.name, a.name, sqrt(d / nn), sqrt(ds / ns));
+                // In parts: the same bits.
+                for (int slice : {1, 4, 7}) {
+                    CK(cudaMemsetAsync(states, 0, c.B * se * 4, st0));
+                    CK(cudaMemsetAsync(out, 0xff, n * 2, st0));
+                    CK(cudaMemsetAsync(records, 0xff, cap * rec, st0));
+                    if (slice * 2 > longest) continue;
+                    in_parts(p, longest, slice, std::max(slice / 2, 1), pp, a, prep, scan, (long)c.B * c.H * rec);
+                    CK(cudaStreamSynchronize(st0));
+                    std::vector<bf16> again(n);
+                    std::vector<float> states_again(c.B * se);
+                    CK(cudaMemcpy(again.data(), out, n * 2, cudaMemcpyDeviceToHost));
+                    CK(cudaMemcpy(states_again.data(), states, c.B * se * 4, cudaMemcpyDeviceToHost));
+                    printf("; parts of %d: %s", slice, again == ho && !memcmp(states_again.data(), hs.data(), c.B * se * 4) ? "same" : "NOT THE SAME");
+                }
+                printf("\n");
             }
         cudaFree(ref);
         cudaFree(rs);
@@ -161,9 +203,9 @@ template <int K> void run(Case c, bool check) {
         for (auto& pp : preps) printf("prepare %s %.3f ms\n", pp.name, timed([&] { prep(pp, p, st0); }));
         for (auto& a : scans) printf("scan %s: %.3f ms\n", a.name, timed([&] { scan(a, p, st0); }));
         // Both: in slices, one prepared while the one before is gone through.
-        for (auto& pp : {preps[0]})
+        for (auto& pp : preps)
             for (auto& a : scans) {
-                if (!a.both) continue;
+                if (!a.both || !pp.both) continue;
                 Var pp_ = pp, a_ = a;
                 printf("both %s, %s:", pp.name, a.name);
                 printf(" whole %.3f", timed(
@@ -172,33 +214,13 @@ template <int K> void run(Case c, bool check) {
                                               scan(a_, p, st0);
                                           },
                                           10));
-                for (int slice : {32, 64, 128, 256, 512, 1024}) {
+                for (int slice : {8, 16, 32, 64, 128, 256}) {
                     if (slice * 2 > longest) continue;
-                    float t = timed(
-                        [&] {
-                            ChunkParams r = p;
-                            r.slice = slice;
-                            int parts = (longest + slice - 1) / slice;
-                            auto at = [&](int i) {
-                                r.records = records + (long)(i % 2) * slice * c.B * c.H * rec;
-                                r.from_tile = i * slice;
-                                r.to_tile = std::min(longest, (i + 1) * slice);
-                                return r;
-                            };
-                            CK(cudaEventRecord(ea, st0));
-                            CK(cudaStreamWaitEvent(st1, ea));
-                            prep(pp_, at(0), st1);
-                            for (int i = 0; i < parts; i++) {
-                                CK(cudaEventRecord(eb, st1));
-                                CK(cudaStreamWaitEvent(st0, eb));
-                                CK(cudaEventRecord(ea, st0));
-                                CK(cudaStreamWaitEvent(st1, ea));
-                                scan(a_, at(i), st0);
-                                if (i + 1 < parts) prep(pp_, at(i + 1), st1);
-                            }
-                        },
-                        7);
-                    printf(" %d: %.3f", slice, t);
+                    // The first part may be smaller, so that the scan begins early.
+                    for (int first : {slice, std::max(slice / 4, 4)}) {
+                        float t = timed([&] { in_parts(p, longest, slice, first, pp_, a_, prep, scan, (long)c.B * c.H * rec); }, 7);
+                        printf(" %d(%d): %.3f", slice, first, t);
+                    }
                 }
                 printf(" ms\n");
             }
@@ -276,6 +298,7 @@ void steps() {
     }
 }
 int main(int argc, char** argv) {
+    setvbuf(stdout, nullptr, _IOLBF, 0);
     // The scan goes before what is prepared for the next one; `flat`: it does not.
     open_streams(argc > 2 && std::string(argv[2]) == "flat");
     std::string what = argc > 1 ? argv[1] : "all";
@@ -290,6 +313,7 @@ int main(int argc, char** argv) {
     if (is("check")) {
         run<128>({2, 1000, 4}, true);
         run<64>({3, 501, 4}, true);
+        run<128>({1, 8192, 2}, true);
     }
     if (is("chunk")) {
         run<128>({1, 8192, 64}, false);

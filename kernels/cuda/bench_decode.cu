@@ -51,29 +51,29 @@ void narrows() {
     }
 }
 template <int G, int A, int E> __global__ void __launch_bounds__(256, E) one_v(const __grid_constant__ OneParams p) { one_block<G, A>(p); }
-// A way to run products of one row: kernels for up to 16 and up to 24 rows of a tile, blocks a processor.
+// A way to run products of one row: kernels for up to 8, 16 and 24 rows of a tile, blocks a processor.
 struct Way {
     const char* name;
+    void (*one)(OneParams);
     void (*two)(OneParams);
     void (*three)(OneParams);
     int each;
     bool outside = false;  // the gates' up-projections are products by themselves
 };
 static std::vector<Way> ways() {
-    return {{"as it is: 3 or 2 ahead, three blocks", one_2, one_3, 3},
-            {"as it is, gates outside", one_2, one_3, 3, true},
-            {"4 or 3 ahead, two blocks", one_v<2, 4, 2>, one_v<3, 3, 2>, 2},
-            {"4 or 3 ahead, two blocks, gates outside", one_v<2, 4, 2>, one_v<3, 3, 2>, 2, true},
-            {"6 or 4 ahead, two blocks", one_v<2, 6, 2>, one_v<3, 4, 2>, 2},
-            {"9 or 6 ahead", one_v<2, 9, 1>, one_v<3, 6, 1>, 1},
-            {"9 ahead, 16 rows at most", one_v<2, 9, 1>, nullptr, 1}};
+    return {{"as it is: 9, 3 or 2 ahead, three blocks", one_1, one_2, one_3, 3},
+            {"as it is, gates outside", one_1, one_2, one_3, 3, true},
+            {"8 rows at least", nullptr, one_2, one_3, 3},
+            {"8, 3 or 2 ahead, three blocks", one_v<1, 8, 3>, one_2, one_3, 3},
+            {"6 or 4 ahead, two blocks", nullptr, one_v<2, 6, 2>, one_v<3, 4, 2>, 2},
+            {"9, 6 or 4 ahead, two blocks", one_v<1, 9, 2>, one_v<2, 6, 2>, one_v<3, 4, 2>, 2}};
 }
 void one(const Way& way, OneParams p) {
     const int blocks = processors * way.each, most = way.three ? 24 : 16;
     const int rounds = (p.n + blocks * most - 1) / (blocks * most);
-    p.rows = std::max(8, (p.n + blocks * rounds - 1) / (blocks * rounds));
+    p.rows = std::max(way.one && p.k > 4096 ? 6 : 8, (p.n + blocks * rounds - 1) / (blocks * rounds));
     const int tiles = (p.n + p.rows - 1) / p.rows;
-    launch_early(p.rows <= 16 ? way.two : way.three, dim3(std::min(tiles, blocks)), 256, sizeof(OneShared), st0, p);
+    launch_early(p.rows < 8 ? way.one : p.rows <= 16 ? way.two : way.three, dim3(std::min(tiles, blocks)), 256, sizeof(OneShared), st0, p);
 }
 void ones() {
     bf16* x = dev<bf16>(16384);

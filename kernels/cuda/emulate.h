@@ -56,7 +56,7 @@ struct Block {
     std::vector<Warp> warps;
     std::vector<u8> shared;
     Dim index, grid;
-    u64 arrived = 0;
+    u64 arrived = 0, parts[16] = {};
     int live = 0;
     int current = 0;
     jmp_buf scheduler;
@@ -199,6 +199,14 @@ inline void load_matrices_transposed(u32 (&r)[4], const void* row) {
         r[m] = lo | hi << 16;
     }
 }
+inline void store_matrices_transposed(void* row, const u32 (&r)[4]) {
+    using namespace emulate;
+    assert((size_t)row % 16 == 0);
+    const Slot* s = exchange({{r[0], r[1], r[2], r[3]}, row});
+    int me = lane();
+    // The lane writes what it named: column me % 8 of matrix me / 8.
+    for (int i = 0; i < 8; i++) ((u16*)row)[i] = (u16)(s[i * 4 + me % 8 / 2].x[me / 8] >> (me % 2 * 16));
+}
 inline u32 transpose8(u32 x) {
     using namespace emulate;
     const Slot* s = exchange({{x}, nullptr});
@@ -220,28 +228,45 @@ template <int N> void copies_wait() {
         groups.erase(groups.begin());
     }
 }
-// A barrier is 8 bytes: phase 32, pending arrivals 16, arrivals a phase 16.
-struct BarrierBits { u32 phase; u16 pending, arrivals; };
+// A barrier is 8 bytes: phase 16, pending arrivals 8, arrivals a phase 8, bytes that are to come 32.
+struct BarrierBits { u16 phase; u8 pending, arrivals; int bytes; };
 inline BarrierBits& bits(u64* b) { return *(BarrierBits*)b; }
-inline void barrier_init(u64* b, int n) { bits(b) = {0, (u16)n, (u16)n}; }
+inline void barrier_init(u64* b, int n) { bits(b) = {0, (u8)n, (u8)n, 0}; }
 inline void barrier_init_visible() {}
-inline void barrier_arrive(u64* b) {
-    if (--bits(b).pending == 0) bits(b).phase++, bits(b).pending = bits(b).arrivals;
+inline void barrier_turn(u64* b) {
+    if (bits(b).pending == 0 && bits(b).bytes == 0) bits(b).phase++, bits(b).pending = bits(b).arrivals;
 }
-inline void barrier_expect(u64*, u32) {}  // the copy itself arrives, see copy_bulk
+inline void barrier_arrive(u64* b) {
+    assert(bits(b).pending > 0);
+    bits(b).pending--;
+    barrier_turn(b);
+}
+inline void barrier_expect(u64* b, u32 bytes) {
+    bits(b).bytes += bytes;
+    barrier_arrive(b);
+}
 inline void barrier_wait(u64* b, u32 parity) {
     while ((bits(b).phase & 1) == parity) emulate::yield();
 }
 inline void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
     assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0 && bytes % 16 == 0);
     memcpy(to, from, bytes);
-    barrier_arrive(b);
+    bits(b).bytes -= bytes;
+    barrier_turn(b);
 }
 inline void copies_see_writes() {}
 inline void copy_bulk_out(void* to, const void* from, u32 bytes) {
     assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0 && bytes % 16 == 0);
     memcpy(to, from, bytes);
 }
+inline void copies_out_read() {}
+inline void part_barrier(int id, int threads) {
+    u64& arrived = emulate::block->parts[id];
+    const u64 n = threads, turn = arrived / n + 1;
+    arrived++;
+    while (arrived < turn * n) emulate::yield();
+}
+inline void fetch_soon(const void*) {}
 inline void after_others() {}
 inline uint4 load_once(const void* p) { return *(const uint4*)p; }
 inline void store16(float* p, float4 x) { *(float4*)p = x; }

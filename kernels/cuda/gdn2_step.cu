@@ -5,7 +5,8 @@
 //
 //   S <- S' + k u^T        o = S^T q = S'^T q + (q k) u
 //
-// so that both sums over K come from one pass, while S stays in registers: V / 4 lanes have a row, 4 of its columns each.
+// so that both sums over K come from one pass, while S stays in registers: V / 4 lanes have a row, 4 of its columns each. Where a product is
+// added it is written down whether they are rounded once or twice: left to the compiler, the kernels with gates inside came out differently.
 #include "ptx.cuh"
 
 constexpr int STEP_THREADS = 256;
@@ -18,13 +19,21 @@ template <int K, int V> struct StepShared {
     float mean[STEP_THREADS / 32];
 };
 
-// One channel's convolution of width 4; `carried` [3, D] moves up by one.
-DEVICE float convolve(float* carried, long width, int d, float x, const float* taps) {
-    const float4 t = *(const float4*)(taps + 4 * d);
-    float *c0 = carried + d, *c1 = c0 + width, *c2 = c1 + width;
-    const float a = *c0, b = *c1, c = *c2;
-    *c0 = b, *c1 = c, *c2 = x;
-    return silu(t.x * a + t.y * b + t.z * c + t.w * x);
+DEVICE float4 fused(float a, float4 b, float4 c) { return make_float4(fused(a, b.x, c.x), fused(a, b.y, c.y), fused(a, b.z, c.z), fused(a, b.w, c.w)); }
+
+// One channel's convolution of width 4: what it has before its input is there; then `carried` [3, D] moves up by one.
+struct Convolution {
+    float4 taps;
+    float a, b, c;
+    float* at;
+};
+DEVICE Convolution convolution(float* carried, long width, int d, const float* taps) {
+    float* at = carried + d;
+    return {*(const float4*)(taps + 4 * d), at[0], at[width], at[2 * width], at};
+}
+DEVICE float convolve(const Convolution& v, long width, float x) {
+    v.at[0] = v.b, v.at[width] = v.c, v.at[2 * width] = x;
+    return silu(fused(v.taps.w, x, fused(v.taps.z, v.c, fused(v.taps.y, v.b, product(v.taps.x, v.a)))));
 }
 
 // The up-projections of the decay's and the output gate's inputs, where the step makes them itself: W of N rows on its way, each lane its own
@@ -89,7 +98,27 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
         gate_fetch<V>(gates.w[1], p.g_up + (long)h * V * p.rank, p.rank);
         copies_commit();
     }
+    // Half of the threads have a channel of q and k, the others one of the first value head: all of it is asked for at once.
+    const int value = i - STEP_THREADS / 2, key_channel = h * K + i, value_channel = h * group * V + value;
+    const bool has_key = i < K, has_value = value >= 0 && value < V;
+    Convolution first_in = {}, second_in = {};
+    float a_log = 0.0f, dt_bias = 0.0f;
+    if (has_key) {
+        first_in = convolution(carried_q, key_width, key_channel, p.q_taps);
+        second_in = convolution(carried_k, key_width, key_channel, p.k_taps);
+        a_log = p.a_log[h], dt_bias = p.dt_bias[key_channel];
+    } else if (has_value) {
+        first_in = convolution(carried_v, value_width, value_channel, p.v_taps);
+    }
     after_others();
+    bf16 first_x = 0, second_x = 0, f_x = 0, b_x = 0;
+    if (has_key) {
+        first_x = p.q[(long)sequence * p.q_row + key_channel], second_x = p.k[(long)sequence * p.k_row + key_channel];
+        b_x = p.b[(long)sequence * p.b_row + key_channel];
+        if (!GATES) f_x = p.f[(long)sequence * p.f_row + key_channel];
+    } else if (has_value) {
+        first_x = p.v[(long)sequence * p.v_row + value_channel], second_x = p.w[(long)sequence * p.w_row + value_channel];
+    }
     if constexpr (GATES) {
         copies_wait<0>();
         gate_product<K>(gates.out[0], gates.w[0], p.f + (long)sequence * p.f_row, p.rank);
@@ -98,15 +127,16 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
     }
 
     float qq = 0.0f, kk = 0.0f;
-    if (i < K) {
-        const int c = h * K + i;
-        qq = convolve(carried_q, key_width, c, widen(p.q[(long)sequence * p.q_row + c]), p.q_taps);
-        kk = convolve(carried_k, key_width, c, widen(p.k[(long)sequence * p.k_row + c]), p.k_taps);
-        s.decay[i] = exp2_(-exp_(p.a_log[h]) * softplus2((GATES ? gates.out[0][i] : widen(p.f[(long)sequence * p.f_row + c])) + p.dt_bias[c]));
-        s.erase[i] = p.b_scale * sigmoid(widen(p.b[(long)sequence * p.b_row + c]));
+    if (has_key) {
+        qq = convolve(first_in, key_width, widen(first_x));
+        kk = convolve(second_in, key_width, widen(second_x));
+        s.decay[i] = exp2_(-exp_(a_log) * softplus2((GATES ? gates.out[0][i] : widen(f_x)) + dt_bias));
+        s.erase[i] = p.b_scale * sigmoid(widen(b_x));
+    } else if (has_value) {
+        s.z[value] = convolve(first_in, value_width, widen(first_x)) * sigmoid(widen(second_x));
     }
     {
-        const float a = warp_sum(qq * qq), b = warp_sum(kk * kk), c = warp_sum(qq * kk);
+        const float a = warp_sum(product(qq, qq)), b = warp_sum(product(kk, kk)), c = warp_sum(product(qq, kk));
         if (lane == 0) s.sums[warp][0] = a, s.sums[warp][1] = b, s.sums[warp][2] = c;
     }
     __syncthreads();
@@ -123,11 +153,19 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
         s.erase[i] *= kk * scale_k;
     }
     for (int j = h * group; j < (h + 1) * group; j++) {
-        if (j > h * group) fetch(j);
+        if (j > h * group) {
+            fetch(j);
+            if (i < V) {
+                const int c = j * V + i;
+                const float v = convolve(convolution(carried_v, value_width, c, p.v_taps), value_width, widen(p.v[(long)sequence * p.v_row + c]));
+                s.z[i] = v * sigmoid(widen(p.w[(long)sequence * p.w_row + c]));
+            }
+        }
+        float bias = 0.0f, o_norm = 0.0f;
+        bf16 gate_x = 0;
         if (i < V) {
-            const int c = j * V + i;
-            const float v = convolve(carried_v, value_width, c, widen(p.v[(long)sequence * p.v_row + c]), p.v_taps);
-            s.z[i] = v * sigmoid(widen(p.w[(long)sequence * p.w_row + c]));
+            bias = p.gate_bias[j * V + i], o_norm = p.o_norm[i];
+            if (!GATES) gate_x = p.gate[(long)sequence * p.gate_row + j * V + i];
         }
         __syncthreads();
         float4 y = make_float4(0, 0, 0, 0), o = make_float4(0, 0, 0, 0);
@@ -135,9 +173,9 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
         for (int r = 0; r < HELD; r++) {
             const int c = first + r * ROWS;
             const float decay = s.decay[c], erase = s.erase[c], q = s.q[c];
-            x[r].x *= decay, x[r].y *= decay, x[r].z *= decay, x[r].w *= decay;
-            y.x += erase * x[r].x, y.y += erase * x[r].y, y.z += erase * x[r].z, y.w += erase * x[r].w;
-            o.x += q * x[r].x, o.y += q * x[r].y, o.z += q * x[r].z, o.w += q * x[r].w;
+            x[r] = make_float4(product(x[r].x, decay), product(x[r].y, decay), product(x[r].z, decay), product(x[r].w, decay));
+            y = fused(erase, x[r], y);
+            o = fused(q, x[r], o);
         }
         // Rows that share a warp, then the warps.
 #pragma unroll
@@ -157,10 +195,10 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
             float erased = 0.0f, read = 0.0f;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) erased += s.y_part[w][i], read += s.o_part[w][i];
-            const float u = s.z[i] - erased, out = read + dot * u;
+            const float u = s.z[i] - erased, out = fused(dot, u, read);
             s.u[i] = u;
             s.o[i] = out;
-            square = out * out;
+            square = product(out, out);
         }
         square = warp_sum(square);
         if (lane == 0) s.mean[warp] = square;
@@ -171,16 +209,15 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
         for (int r = 0; r < HELD; r++) {
             const int c = first + r * ROWS;
             const float k = s.k[c];
-            x[r].x += k * u.x, x[r].y += k * u.y, x[r].z += k * u.z, x[r].w += k * u.w;
-            store16(state + c * V, x[r]);
+            store16(state + c * V, fused(k, u, x[r]));
         }
         if (i < V) {
             const int c = j * V + i;
             float mean = 0.0f;
 #pragma unroll
             for (int w = 0; w < V / 32; w++) mean += s.mean[w];
-            const float gate = (GATES ? gates.out[1][i] : widen(p.gate[(long)sequence * p.gate_row + c])) + p.gate_bias[c];
-            const float y = s.o[i] * rsqrtf(mean / V + p.eps) * p.o_norm[i];
+            const float gate = (GATES ? gates.out[1][i] : widen(gate_x)) + bias;
+            const float y = s.o[i] * rsqrtf(mean / V + p.eps) * o_norm;
             p.out[(long)sequence * p.out_row + c] = narrow(y * (p.silu ? silu(gate) : sigmoid(gate)));
         }
         __syncthreads();
@@ -188,8 +225,8 @@ template <int K, int V, bool GATES> DEVICE void step_block(const StepParams& p) 
 }
 
 #define STEP(K, V) \
-    KERNEL(STEP_THREADS, gdn2_step_k##K##_v##V, StepParams) { step_block<K, V, false>(p); } \
-    KERNEL(STEP_THREADS, gdn2_step_gates_k##K##_v##V, StepParams) { step_block<K, V, true>(p); }
+    KERNEL_OF(STEP_THREADS, 2, gdn2_step_k##K##_v##V, StepParams) { step_block<K, V, false>(p); } \
+    KERNEL_OF(STEP_THREADS, 2, gdn2_step_gates_k##K##_v##V, StepParams) { step_block<K, V, true>(p); }
 STEP(64, 64)
 STEP(64, 128)
 STEP(128, 64)

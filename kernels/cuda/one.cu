@@ -44,6 +44,9 @@ template <int GROUPS, int AHEAD> DEVICE void one_block(const OneParams& p) {
     int turn = 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, turn ^= 1) {
         const bf16* x = s.x + c;
+        const int row = threadIdx.x, out = tile * p.rows + row;
+        const bool writes = row < p.rows && out < p.n;
+        const float old = writes && p.sum && p.add ? p.sum[out] : 0.0f;
         float sum[(GROUPS + 1) / 2][4] = {};
         for (int g = 1; g <= groups; g++) {
             const bool more = g < groups;
@@ -66,17 +69,17 @@ template <int GROUPS, int AHEAD> DEVICE void one_block(const OneParams& p) {
             for (int n = 0; n < GROUPS; n++) s.part[turn][warp][n * 8 + r] = sum[n / 2][n % 2 * 2];
         }
         __syncthreads();
-        const int row = threadIdx.x, n = tile * p.rows + row;
-        if (row < p.rows && n < p.n) {
+        if (writes) {
             float total = 0.0f;
 #pragma unroll
             for (int v = 0; v < ONE_WARPS; v++) total += s.part[turn][v][row];
-            if (p.out) p.out[n] = narrow(total);
-            if (p.sum) p.sum[n] = p.add ? p.sum[n] + total : total;
+            if (p.out) p.out[out] = narrow(total);
+            if (p.sum) p.sum[out] = p.add ? old + total : total;
         }
     }
 }
 
 // Three blocks a processor, so that the next product's first rows are on their way while the last one ends: GPU.md has the times.
+KERNEL_OF(32 * ONE_WARPS, 3, one_1, OneParams) { one_block<1, 9>(p); }
 KERNEL_OF(32 * ONE_WARPS, 3, one_2, OneParams) { one_block<2, 3>(p); }
 KERNEL_OF(32 * ONE_WARPS, 3, one_3, OneParams) { one_block<3, 2>(p); }

@@ -7,8 +7,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef u16 bf16;  // bits
 
-// Tokens of a tile. A sequence's tiles are counted from its first token of the call.
-constexpr int TILE = 16;
+// Tokens of a tile; tiles of a segment. A sequence's tiles and segments are counted from its first token of the call.
+constexpr int TILE = 16, TILES = 4, SEGMENT = TILES * TILE;
 
 struct Tile {
     int row;       // of its first token
@@ -28,15 +28,15 @@ struct ChunkParams {
     const float* a_log;    // [H], where `gates`
     const float* dt_bias;  // [H, K], where `gates`
     bf16* out;             // [M, HV, V]
-    u8* records;           // [tiles of the slice, H] of record_bytes(K)
+    u8* records;           // [sequences, segments of the slice, H] of Record<K>::BYTES
     const Tile* tiles;     // of all sequences, one after the other
     const int* first_tile; // [sequences + 1]
     float* const* states;  // [sequences]
     u64 at;                // where a layer's S [HV, K, V] begins in a state, in elements
     int q_row, k_row, v_row, g_row, b_row, w_row, out_row;
     int heads, value_heads, value_dim;
-    int from_tile, to_tile; // the slice: tiles of each sequence, counted from its first
-    int slice;              // tiles of a sequence that `records` has room for
+    int from, to;          // the slice: segments of each sequence, counted from its first
+    int slice;             // segments of a sequence that `records` has room for
     int sequences;
     int gates;             // compute softplus, sigmoid and the L2 norm inside
     float b_scale;         // 1, or 2 with negative eigenvalues
@@ -138,7 +138,10 @@ struct ConvParams {
 };
 static_assert(sizeof(ConvParams) == 7 * 8 + 4 * 4, "params.rs has the same");
 
-// Where the parts of a tile's record lie, in bytes: see gdn2_prepare.cu.
+// Where the parts of a segment's record lie, in bytes: see gdn2_prepare.cu.
 template <int K> struct Record {
-    static constexpr int KEYS = 64 * K, DECAY = 96 * K, SCORES = 100 * K, INVERSE = 100 * K + 512, BYTES = 100 * K + 1024;
+    static constexpr int ROWS = 2 * SEGMENT * K;           // bytes of a matrix [64 tokens, K]: -Y, then q', then k~
+    static constexpr int BLOCKS = 10 * 2 * TILE * TILE;    // and of the blocks of [64, 64] on and below the diagonal
+    static constexpr int ASK = ROWS, KEYS = 2 * ROWS, DECAY = 3 * ROWS, SCORES = DECAY + 4 * K, INVERSE = SCORES + BLOCKS,
+                         BYTES = INVERSE + BLOCKS;
 };

@@ -53,6 +53,10 @@ DEVICE uint4 load_once(const void* p) {
 DEVICE void store16(float* p, float4 x) {
     asm volatile("st.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
 }
+// Barrier `id` of `threads` of the block.
+DEVICE void part_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// 32 bytes into the L2 cache.
+DEVICE void fetch_soon(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // c [16, 8] += a [16, 16] b [16, 8]; fragments as in the PTX manual, mma.m16n8k16.
@@ -69,6 +73,11 @@ DEVICE void load_matrices(u32 (&r)[4], const void* row) {
 DEVICE void load_matrices_transposed(u32 (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+// The other way.
+DEVICE void store_matrices_transposed(void* row, const u32 (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(row)), "r"(r[0]), "r"(r[1]),
+                 "r"(r[2]), "r"(r[3]) : "memory");
 }
 DEVICE u32 transpose8(u32 x) {
     u32 r;
@@ -112,55 +121,49 @@ DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
 }
 // What the block wrote to shared memory is seen by bulk copies and products of a warpgroup, after a barrier.
 DEVICE void copies_see_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-// Waits until `from` may be used again.
+// `from` may be used again after copies_out_read, by the same thread.
 DEVICE void copy_bulk_out(void* to, const void* from, u32 bytes) {
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::"l"(to),
-                 "r"(shared_address(from)), "r"(bytes)
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(to), "r"(shared_address(from)),
+                 "r"(bytes)
                  : "memory");
 }
+DEVICE void copies_out_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 // c [64, 8 BLOCKS] (+)= a [64, 16] b, by a warpgroup, of which each warp has 16 rows: fragments as those of mma. `b` describes a matrix
 // in shared memory: address, distances and swizzle as in the PTX manual, "Matrix descriptor". It is asynchronous: see group_wait.
 template <int BLOCKS, int ADD, int TRANSPOSED> DEVICE void group_mma(float (&c)[BLOCKS][4], const u32 (&a)[4], u64 b) {
-    static_assert(TRANSPOSED ? BLOCKS == 8 || BLOCKS == 16 : BLOCKS == 2 || BLOCKS == 4, "");
-    if constexpr (BLOCKS == 2) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7}, {%8,%9,%10,%11}, %12, p, 1, 1, 0;\n}\n"
-        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
-    } else if constexpr (BLOCKS == 4) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16,%17,%18,%19}, %20, p, 1, 1, 0;\n}\n"
-        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
-    } else if constexpr (BLOCKS == 8) {
+    static_assert(BLOCKS == 8 || BLOCKS == 16, "");
+    if constexpr (BLOCKS == 8) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}\n"
         : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD), "n"(TRANSPOSED));
     } else {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64,%65,%66,%67}, %68, p, 1, 1, %70;\n}\n"
         : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]), "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]), "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]), "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD), "n"(TRANSPOSED));
     }
 }
 DEVICE u64 matrix_at(const u8* p, u32 leading, u32 stride, u64 swizzle) {
     return (u64)(shared_address(p) >> 4 & 0x3fff) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | swizzle << 62;
 }
-template <int BLOCKS> DEVICE void group_rows(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* rows, int n) {
-    group_mma<BLOCKS, 1, 0>(c, a, matrix_at(rows + n / 4 * BLOCKS * 1024 + n % 4 * 32, 16, 1024, 1));
+// B^T is rows of a record, [K/64][8 groups of 8 tokens][8][64] swizzled: channels 16 n..; or a column of its blocks, [8 groups][2][8][8].
+template <int ADD> DEVICE void group_rows(float (&c)[8][4], const u32 (&a)[4], const u8* rows, int n) {
+    group_mma<8, ADD, 0>(c, a, matrix_at(rows + n / 4 * 8192 + n % 4 * 32, 16, 1024, 1));
 }
-template <int BLOCKS, int ADD> DEVICE void group_pieces(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* pieces) {
-    group_mma<BLOCKS, ADD, 0>(c, a, matrix_at(pieces, 128, 256, 0));
+template <int ADD> DEVICE void group_pieces(float (&c)[8][4], const u32 (&a)[4], const u8* pieces) {
+    group_mma<8, ADD, 0>(c, a, matrix_at(pieces, 128, 256, 0));
 }
-template <int K> DEVICE void group_outer(float (&c)[K / 8][4], const u32 (&a)[4], const u8* keys) {
-    group_mma<K / 8, 1, 1>(c, a, matrix_at(keys, 2048, 1024, 1));
+// B is tokens 16 j.. of such rows.
+template <int K> DEVICE void group_outer(float (&c)[K / 8][4], const u32 (&a)[4], const u8* keys, int j) {
+    group_mma<K / 8, 1, 1>(c, a, matrix_at(keys + j * 2048, 8192, 1024, 1));
 }
+// Registers of each thread of a warpgroup, taken from or given to those of the block that none has.
+template <int N> DEVICE void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> DEVICE void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 // What was written to registers before is what the products see.
 DEVICE void group_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -176,45 +179,61 @@ DEVICE void group_keep(u32 (&a)[4]) { asm volatile("" : "+r"(a[0]), "+r"(a[1]), 
 
 #ifndef __CUDA_ARCH_FEAT_SM90_ALL
 // The same, each warp for itself, where there are no products of a warpgroup.
-template <int BLOCKS> DEVICE void group_rows(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* rows, int n) {
+template <int ADD> DEVICE void group_rows(float (&c)[8][4], const u32 (&a)[4], const u8* rows, int n) {
     const int lane = threadIdx.x % 32, row = lane % 8, piece = n % 4 * 2 + lane / 8 % 2;
 #pragma unroll
-    for (int i = 0; i < BLOCKS; i += 2) {
+    for (int i = 0; i < 8; i += 2) {
         u32 f[4];
-        load_matrices(f, rows + (n / 4 * BLOCKS + i + lane / 16) * 1024 + row * 128 + (piece ^ row) * 16);
+        load_matrices(f, rows + n / 4 * 8192 + (i + lane / 16) * 1024 + row * 128 + (piece ^ row) * 16);
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+            if (!ADD) c[i][m] = c[i + 1][m] = 0.0f;
         mma(c[i], a[0], a[1], a[2], a[3], f[0], f[1]);
         mma(c[i + 1], a[0], a[1], a[2], a[3], f[2], f[3]);
     }
 }
-template <int BLOCKS, int ADD> DEVICE void group_pieces(float (&c)[BLOCKS][4], const u32 (&a)[4], const u8* pieces) {
+template <int ADD> DEVICE void group_pieces(float (&c)[8][4], const u32 (&a)[4], const u8* pieces) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int i = 0; i < BLOCKS; i += 2) {
+    for (int i = 0; i < 8; i += 2) {
         u32 f[4];
         load_matrices(f, pieces + i * 256 + lane / 8 * 128 + lane % 8 * 16);
 #pragma unroll
-        for (int n = 0; n < 4; n++)
-            if (!ADD) c[i][n] = c[i + 1][n] = 0.0f;
+        for (int m = 0; m < 4; m++)
+            if (!ADD) c[i][m] = c[i + 1][m] = 0.0f;
         mma(c[i], a[0], a[1], a[2], a[3], f[0], f[1]);
         mma(c[i + 1], a[0], a[1], a[2], a[3], f[2], f[3]);
     }
 }
-template <int K> DEVICE void group_outer(float (&c)[K / 8][4], const u32 (&a)[4], const u8* keys) {
+template <int K> DEVICE void group_outer(float (&c)[K / 8][4], const u32 (&a)[4], const u8* keys, int j) {
     const int lane = threadIdx.x % 32, row = lane % 8;
 #pragma unroll
     for (int i = 0; i < K / 8; i += 2) {
         u32 f[4];
-        load_matrices_transposed(f, keys + (i / 8 * 2 + lane / 8 % 2) * 1024 + row * 128 + ((i % 8 + lane / 16) ^ row) * 16);
+        load_matrices_transposed(f, keys + (i / 8 * 8 + j * 2 + lane / 8 % 2) * 1024 + row * 128 + ((i % 8 + lane / 16) ^ row) * 16);
         mma(c[i], a[0], a[1], a[2], a[3], f[0], f[1]);
         mma(c[i + 1], a[0], a[1], a[2], a[3], f[2], f[3]);
     }
 }
+template <int N> DEVICE void more_registers() {}
+template <int N> DEVICE void fewer_registers() {}
 DEVICE void group_begin() {}
 DEVICE void group_commit() {}
 template <int N> DEVICE void group_wait() {}
 template <int BLOCKS> DEVICE void group_hold(float (&)[BLOCKS][4]) {}
 DEVICE void group_keep(u32 (&)[4]) {}
 #endif
+
+// Where the blocks (j, j), (j + 1, j).. of a record's scores begin, and of its A.
+DEVICE int block_column(int j) { return 256 * j * (9 - j); }
+
+// A product rounded by itself, and one that is rounded with its sum alone.
+#ifdef PALIMPSEST_EMULATE
+DEVICE float product(float a, float b) { return a * b; }
+#else
+DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+#endif
+DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 
 DEVICE float low(u32 x) { return __uint_as_float(x << 16); }
 DEVICE float high(u32 x) { return __uint_as_float(x & 0xffff0000u); }
@@ -225,11 +244,13 @@ constexpr float LOG2E = 1.44269504088896341f;
 DEVICE float exp_(float x) { return exp2_(x * LOG2E); }
 DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp_(-x)); }
 DEVICE float silu(float x) { return x * sigmoid(x); }
-// log2(1 + e^x). Below e^-7 the series, where 1 + e would round most of e away.
-DEVICE float softplus2(float x) {
-    const float y = x * LOG2E, e = exp2_(-fabsf(y));
-    return fmaxf(y, 0.0f) + (e < 1e-3f ? e * (LOG2E - e * (0.5f * LOG2E - e * (LOG2E / 3))) : log2_(1.0f + e));
+// log2(1 + 2^y). Where 2^y is small, the series, where 1 + 2^y would round most of it away.
+DEVICE float softplus2_of(float y) {
+    const float e = exp2_(-fabsf(y));
+    return fmaxf(y, 0.0f) + (e < 1e-3f ? e * (LOG2E - e * (0.5f * LOG2E)) : log2_(1.0f + e));
 }
+// log2(1 + e^x).
+DEVICE float softplus2(float x) { return softplus2_of(x * LOG2E); }
 DEVICE float warp_sum(float x) {
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(WARP_ALL, x, o);

@@ -64,7 +64,7 @@ fn shape(heads: usize, value_heads: usize, key_dim: usize, value_dim: usize) -> 
 }
 
 /// Whose lengths are `lens`; the state begins 4 elements in.
-fn check_chunk(gpu: &Gpu, r: &mut Random, s: Gdn2Shape, lens: &[usize], given: Option<(f32, f32)>, scratch_tiles: usize) {
+fn check_chunk(gpu: &Gpu, r: &mut Random, s: Gdn2Shape, lens: &[usize], given: Option<(f32, f32)>, scratch_segments: usize) {
     let m: usize = lens.iter().sum();
     let rows = Rows::random(r, s, m, given);
     let (mut expected, mut expected_states, mut states, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -76,7 +76,7 @@ fn check_chunk(gpu: &Gpu, r: &mut Random, s: Gdn2Shape, lens: &[usize], given: O
         expected_states.extend(state);
         first += len;
     }
-    let out = rows.run(gpu, 0, lens, &states, 4, scratch_tiles);
+    let out = rows.run(gpu, 0, lens, &states, 4, scratch_segments);
     let got: Vec<f32> = states.iter().flat_map(|s| s.to_vec::<f32>().unwrap()[4..].to_vec()).collect();
     let what = format!("{s:?} {lens:?} {given:?} on {}", gpu.name());
     near(&format!("out of {what}"), &out, &expected, 1e-2);
@@ -88,12 +88,14 @@ fn chunk_is_the_recurrence() {
     let mut r = Random::fresh("chunk");
     for gpu in devices("chunk_is_the_recurrence") {
         check_chunk(&gpu, &mut r, shape(1, 2, 64, 64), &[1, 15, 16, 17], None, 64);
-        check_chunk(&gpu, &mut r, shape(1, 1, 128, 128), &[33], None, 64);
-        check_chunk(&gpu, &mut r, shape(1, 1, 64, 128), &[31], Some((-8.0, -1.0)), 1);
-        check_chunk(&gpu, &mut r, shape(1, 1, 128, 64), &[70], Some((-8.0, -3.0)), 2);
+        check_chunk(&gpu, &mut r, shape(1, 1, 128, 128), &[1, 97], None, 64);
+        check_chunk(&gpu, &mut r, shape(1, 1, 64, 128), &[50], Some((-8.0, -1.0)), 1);
+        check_chunk(&gpu, &mut r, shape(1, 1, 64, 64), &[64 * 5 + 17], Some((-8.0, -3.0)), 2);
+        check_chunk(&gpu, &mut r, shape(1, 1, 128, 64), &[135], Some((-8.0, -3.0)), 1);
+        check_chunk(&gpu, &mut r, shape(1, 1, 128, 128), &[64 * 4 + 33], None, 64);
         // g = -8 and beyond: exp(-G) would overflow.
-        check_chunk(&gpu, &mut r, shape(1, 1, 64, 64), &[37], Some((8f32.ln(), 8f32.ln())), 2);
-        check_chunk(&gpu, &mut r, shape(1, 1, 64, 64), &[37], Some((-8.0, 4.6)), 2);
+        check_chunk(&gpu, &mut r, shape(1, 1, 64, 64), &[69], Some((8f32.ln(), 8f32.ln())), 2);
+        check_chunk(&gpu, &mut r, shape(1, 1, 64, 64), &[130], Some((-8.0, 4.6)), 2);
         if !is_emulated(&gpu) {
             for s in [shape(2, 2, 128, 128), shape(4, 8, 64, 64), shape(3, 3, 64, 128), shape(2, 4, 128, 64)] {
                 for given in [None, Some((-8.0, 2.0)), Some((-12.0, -8.0)), Some((2.0, 2.2))] {
@@ -112,28 +114,30 @@ fn r_of(lens: &[usize]) -> usize {
     lens.len() * 7 % 5
 }
 
-/// Cut at tiles, beside other sequences, in other slices: the same bits.
+/// Cut at segments, beside other sequences, in other slices: the same bits.
 #[test]
 fn chunk_depends_on_its_own_tokens_alone() {
     let mut r = Random::fresh("cuts");
     for gpu in devices("chunk_depends_on_its_own_tokens_alone") {
-        let (s, n) = if is_emulated(&gpu) { (shape(1, 1, 64, 64), 75) } else { (shape(2, 4, 128, 128), 500) };
+        let (s, n) = if is_emulated(&gpu) { (shape(1, 1, 64, 64), 203) } else { (shape(2, 4, 128, 128), 500) };
         for given in [None, Some((-8.0, 3.0))] {
             let rows = Rows::random(&mut r, s, n, given);
             let fresh = || Arc::new(gpu.upload(&vec![0.0f32; s.state_elements()]).unwrap());
             let whole = fresh();
             let out = rows.run(&gpu, 0, &[n], std::slice::from_ref(&whole), 0, 1000);
             let whole = whole.to_vec::<f32>().unwrap();
-            for cut in [16, 32, n / 32 * 16] {
+            for cut in [64, n / 64 * 64] {
                 let state = fresh();
                 let mut parts = rows.run(&gpu, 0, &[cut], std::slice::from_ref(&state), 0, 2);
                 parts.extend(rows.run(&gpu, cut, &[n - cut], std::slice::from_ref(&state), 0, 1));
                 assert_same(&format!("out, cut at {cut}"), &parts, &out);
                 assert_same(&format!("state, cut at {cut}"), &state.to_vec::<f32>().unwrap(), &whole);
             }
-            // Rows of a tile that is cut short are those of the whole tile.
-            let short = rows.run(&gpu, 0, &[n - 5], &[fresh()], 0, 1000);
-            assert_same("a shorter call", &short, &out[..short.len()]);
+            // Rows of a segment that is cut short are those of the whole segment.
+            for cut in [5, 23, 43] {
+                let short = rows.run(&gpu, 0, &[64 + cut], &[fresh()], 0, 1000);
+                assert_same("a shorter call", &short, &out[..short.len()]);
+            }
             // Two sequences: the first of 21 tokens, the second the rest from the empty state.
             let (first, second) = (fresh(), fresh());
             let both = rows.run(&gpu, 0, &[21, n - 21], &[first.clone(), second.clone()], 0, 3);

@@ -166,7 +166,7 @@ fn chunk(gpu: &Gpu, bench: &mut KernelsBench, sequences: usize, tokens: usize, h
     let (a_log, dt_bias) = (gpu.upload(&vec![0.5f32; heads])?, gpu.upload(&vec![-3.0f32; width])?);
     let states = (0..sequences).map(|_| zeros(gpu, s.state_elements())).collect::<Result<Vec<_>>>()?;
     let (tiles, table) = (gpu.tiles(&vec![tokens; sequences])?, gpu.table(states)?);
-    let scratch = gpu.allocate(Gpu::chunk_scratch_bytes(&s, sequences, 256))?;
+    let scratch = gpu.allocate(Gpu::chunk_scratch_bytes(&s, sequences, 64))?;
     let gates = Some((&a_log, &dt_bias, 1.0));
     let job = Chunk { q, k, v, g: f, b, w, out: View::dense(&out, width), gates };
     let ms = rates::gpu_ms(gpu, 10, || gpu.chunk(&s, &tiles, &job, &table, 0, &scratch))?;

@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::model::Config;
 use crate::state::LayerOffsets;
 
-/// Tiles of 16 tokens of a sequence that the recurrence prepares while it goes through as many.
-const PREPARED_TILES: usize = 256;
+/// Segments of a sequence that the recurrence prepares while it goes through as many.
+const PREPARED_SEGMENTS: usize = 64;
 
 /// Activations of a pass of at most `rows` rows.
 pub(super) struct Scratch {
@@ -62,7 +62,7 @@ impl Scratch {
         let columns = Columns::of(c);
         let f32s = |n: usize| gpu.allocate(n * size_of::<f32>());
         let bf16s = |n: usize| gpu.allocate(rows * n * size_of::<bf16>());
-        let records = if segments { Gpu::chunk_scratch_bytes(&c.gdn2(), 1, PREPARED_TILES) } else { 0 };
+        let records = if segments { Gpu::chunk_scratch_bytes(&c.gdn2(), 1, PREPARED_SEGMENTS) } else { 0 };
         Ok(Self {
             rows,
             ids: gpu.allocate(rows * size_of::<u32>())?,

@@ -33,6 +33,8 @@ pub(super) trait Driver: Send + Sync {
     fn memory(&self) -> Result<(usize, usize), CudaError>;
     /// Multiprocessors.
     fn processors(&self) -> usize;
+    /// Shared memory that a block can have, in bytes.
+    fn shared_bytes(&self) -> usize;
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
     fn free(&self, at: u64);
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), CudaError>;

@@ -32,14 +32,19 @@ const fn early(name: &'static str, threads: u32, shared_bytes: u32) -> Kernel {
     Kernel { name, threads, shared_bytes, early: true }
 }
 
-/// `PrepareShared<K>`.
-const fn prepare(k: u32) -> u32 {
-    100 * k + 1024 + 32 * k + 2 * 16 * 20 * 4 + k / 64 * 128 + 2 * k * 4 + 128 + k / 32 * 4
+/// Bytes of a segment's record: `Record<K>` in params.cuh.
+pub(super) const fn record(k: u32) -> u32 {
+    388 * k + 2 * 5120
 }
 
-/// `ScanShared<K, 4>`.
+/// `PrepareShared<K>`.
+const fn prepare(k: u32) -> u32 {
+    record(k) + 6 * 512 + 4 * (64 * k + 2 * 16 * 20 * 4 + k / 64 * 128 + 3 * k * 4 + 128 + 16)
+}
+
+/// `ScanShared<K, 3, 2, 2, 1>`.
 const fn scan(k: u32) -> u32 {
-    4 * ((100 * k + 1536).next_multiple_of(1024) + 2 * 4 * 16 * 24 * 2 + 16)
+    2 * 2 * 8192 + 3 * (256 * k + 8192 + 4 * k + 16) + 2 * (128 * k + 8192 + 16) + 2 * 8192 + 4 * 8
 }
 
 /// `StepShared<K, V>`.
@@ -57,12 +62,10 @@ pub(super) const ONE_LONGEST: usize = 8192;
 const ONE: u32 = 4 * (2 * 8 * 32 + 32) + 2 * ONE_LONGEST as u32;
 
 pub(super) static KERNELS: &[Kernel] = &[
-    kernel("gdn2_prepare_k64", 64, prepare(64)),
-    kernel("gdn2_prepare_k128", 128, prepare(128)),
-    kernel("gdn2_scan_k64", 160, scan(64)),
-    kernel("gdn2_scan_k128", 160, scan(128)),
-    kernel("gdn2_scan_many_k64", 128, scan(64)),
-    kernel("gdn2_scan_many_k128", 128, scan(128)),
+    kernel("gdn2_prepare_k64", 256, prepare(64)),
+    kernel("gdn2_prepare_k128", 512, prepare(128)),
+    kernel("gdn2_scan_k64", 384, scan(64)),
+    kernel("gdn2_scan_k128", 384, scan(128)),
     early("gdn2_step_k64_v64", 256, step(64, 64)),
     early("gdn2_step_k64_v128", 256, step(64, 128)),
     early("gdn2_step_k128_v64", 256, step(128, 64)),
@@ -75,6 +78,7 @@ pub(super) static KERNELS: &[Kernel] = &[
     early("narrow_2", 256, 4 * 4096),
     early("narrow_4", 256, 8 * 4096),
     early("narrow_8", 256, 16 * 4096),
+    early("one_1", 256, ONE),
     early("one_2", 256, ONE),
     early("one_3", 256, ONE),
     early("embed", 256, 0),

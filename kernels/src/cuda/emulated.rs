@@ -48,6 +48,9 @@ impl Driver for Emulated {
     fn processors(&self) -> usize {
         3
     }
+    fn shared_bytes(&self) -> usize {
+        227 << 10
+    }
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         // In front of the block: its size. What is in it is NaN.
         let layout = std::alloc::Layout::from_size_align(bytes + ALIGN, ALIGN).map_err(|_| CudaError::Memory {

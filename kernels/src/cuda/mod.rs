@@ -7,8 +7,8 @@
 //! [`Gpu`] holds the device; memory on it is a [`Buffer`], freed when dropped; every operation checks lengths before anything is
 //! launched, as on the CPU. Work is queued in order on one stream: only downloads and [`Gpu::synchronise`] wait.
 //!
-//! **The contract**: a row is a function of itself, and, in a recurrence, of the tiles of 16 tokens before it: bit for bit the
-//! same however many rows, sequences or tiles are beside it. A recurrence that is cut must be cut at multiples of 16 tokens to leave
+//! **The contract**: a row is a function of itself, and, in a recurrence, of the segments of 64 tokens before it: bit for bit the
+//! same however many rows, sequences or segments are beside it. A recurrence that is cut must be cut at multiples of 64 tokens to leave
 //! the same state. [`Gpu::step`] takes another order of sums than [`Gpu::chunk`], and [`Gpu::narrow`] than [`Gpu::wide`].
 
 mod driver;
@@ -34,8 +34,10 @@ pub use operands::{Chunk, GatesUp, Made, Mixer, Out, Projection, Table, Tiles};
 use crate::shape::ShapeError;
 use driver::Driver;
 
-/// Tokens of a tile of the recurrence: a sequence is cut into tiles from the first token of a call.
+/// Tokens of a tile: a sequence is cut into tiles from the first token of a call.
 pub const TILE: usize = 16;
+/// Tokens of a segment of the recurrence, four tiles.
+pub const SEGMENT: usize = 64;
 
 /// Why a GPU cannot be used, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -22,6 +22,7 @@ const PINNED_BYTES: usize = 256 << 20;
 pub(super) struct Nvidia {
     name: String,
     processors: usize,
+    shared: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     main: sys::CUstream,
@@ -90,6 +91,7 @@ impl Nvidia {
             return Err(missing(format!("{name} has compute capability {major}.{minor}, and 9.0 or more is needed")));
         }
         let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
         // SAFETY: in the order the driver asks for: context, then what lives in it.
         unsafe {
             let context = result::primary_ctx::retain(device).map_err(failed("cuDevicePrimaryCtxRetain"))?;
@@ -115,10 +117,25 @@ impl Nvidia {
                 event(Flags::CU_EVENT_DEFAULT)?,
             ];
             keep_freed_memory(device);
-            let (module, kernels) = load(major)?;
+            let (module, kernels) = load(major, shared)?;
             let library = Lt::open()?;
             let (pinned, busy) = (Mutex::default(), Mutex::default());
-            Ok(Self { name, processors, device, context, main, side, copies, events, module, kernels, library, pinned, busy })
+            Ok(Self {
+                name,
+                processors,
+                shared,
+                device,
+                context,
+                main,
+                side,
+                copies,
+                events,
+                module,
+                kernels,
+                library,
+                pinned,
+                busy,
+            })
         }
     }
 
@@ -156,7 +173,7 @@ unsafe fn keep_freed_memory(device: sys::CUdevice) {
 type Loaded = (sys::CUfunction, &'static embedded::Kernel);
 
 /// SAFETY: a context must be current.
-unsafe fn load(major: i32) -> Result<(sys::CUmodule, HashMap<&'static str, Loaded>), CudaError> {
+unsafe fn load(major: i32, shared: usize) -> Result<(sys::CUmodule, HashMap<&'static str, Loaded>), CudaError> {
     let ptx = || embedded::ptx().and_then(|text| CString::new(text).ok()).ok_or_else(|| missing("the embedded PTX is damaged"));
     // SAFETY: a cubin knows its own length, PTX ends with a zero; names come from `KERNELS`.
     unsafe {
@@ -172,7 +189,8 @@ unsafe fn load(major: i32) -> Result<(sys::CUmodule, HashMap<&'static str, Loade
         for kernel in embedded::KERNELS {
             let name = CString::new(kernel.name).map_err(|e| missing(e.to_string()))?;
             let function = result::module::get_function(module, name).map_err(failed(kernel.name))?;
-            if kernel.shared_bytes > 48 << 10 {
+            // What does not fit is not launched: see `Gpu::supports`.
+            if kernel.shared_bytes > 48 << 10 && kernel.shared_bytes as usize <= shared {
                 result::function::set_function_attribute(
                     function,
                     sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -234,6 +252,9 @@ impl Driver for Nvidia {
     }
     fn processors(&self) -> usize {
         self.processors
+    }
+    fn shared_bytes(&self) -> usize {
+        self.shared
     }
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         let _busy = self.current()?;

@@ -1,4 +1,4 @@
-//! The recurrence: many tokens of each sequence in tiles, or one token of each.
+//! The recurrence: many tokens of each sequence in segments of 64, or one token of each.
 
 use half::bf16;
 
@@ -6,7 +6,7 @@ use super::driver::Stream;
 use super::launch::aligned;
 use super::operands::{Chunk, Mixer, Projection, Table, Tiles};
 use super::params::{ChunkParams, Params, StepParams};
-use super::{Buffer, CudaError, Gpu, View};
+use super::{Buffer, CudaError, Gpu, SEGMENT, TILE, View, embedded};
 use crate::rows::OutputGate;
 use crate::shape::length;
 use crate::{Gdn2Shape, ShapeError};
@@ -29,23 +29,30 @@ fn supported(shape: &Gdn2Shape) -> Result<(), CudaError> {
 }
 
 impl Gpu {
-    /// Whether the recurrence is made for `shape`.
+    /// Whether the recurrence is made for `shape`, and runs on this GPU.
     ///
     /// # Errors
     /// [`CudaError::Unsupported`].
     pub fn supports(&self, shape: &Gdn2Shape) -> Result<(), CudaError> {
-        supported(shape)
+        supported(shape)?;
+        let (prepare, scan) = segments(shape);
+        let needed = [prepare, scan].into_iter().filter_map(embedded::find).map(|kernel| kernel.shared_bytes as usize).max();
+        let got = self.driver.shared_bytes();
+        if needed.is_some_and(|needed| needed > got) {
+            return Err(CudaError::Unsupported { op: "gdn2", needs: "a GPU with more shared memory a block", got });
+        }
+        Ok(())
     }
 
-    /// Bytes of scratch memory for [`Gpu::chunk`] to take `tiles` tiles of each of `sequences` at once, twice: one part is made
-    /// while the other is gone through.
+    /// Bytes of scratch memory for [`Gpu::chunk`] to take `segments` of [`SEGMENT`] tokens of each of `sequences` at once, twice: one
+    /// part is made while the other is gone through.
     #[must_use]
-    pub fn chunk_scratch_bytes(shape: &Gdn2Shape, sequences: usize, tiles: usize) -> usize {
-        2 * sequences * tiles * shape.heads * record_bytes(shape)
+    pub fn chunk_scratch_bytes(shape: &Gdn2Shape, sequences: usize, segments: usize) -> usize {
+        2 * sequences * segments * shape.heads * record_bytes(shape)
     }
 
-    /// The recurrence over every token of every sequence, in tiles. `S [HV, K, V]` is each state's from element `at`. `scratch` of
-    /// any size that holds a tile of each sequence: see [`Gpu::chunk_scratch_bytes`].
+    /// The recurrence over every token of every sequence, in segments. `S [HV, K, V]` is each state's from element `at`. `scratch` of
+    /// any size that holds a segment of each sequence: see [`Gpu::chunk_scratch_bytes`].
     ///
     /// # Errors
     /// [`CudaError::Shape`], [`CudaError::Unsupported`].
@@ -58,13 +65,13 @@ impl Gpu {
         at: usize,
         scratch: &Buffer,
     ) -> Result<(), CudaError> {
-        supported(shape)?;
+        self.supports(shape)?;
         let (op, m) = ("chunk", tiles.rows);
         if m == 0 {
             return Ok(());
         }
         let (keys, values) = (shape.heads * shape.key_dim, shape.value_heads * shape.value_dim);
-        for view in [chunk.q, chunk.k, chunk.v, chunk.b, chunk.w] {
+        for view in [chunk.q, chunk.k, chunk.v, chunk.b, chunk.w, chunk.out] {
             aligned(op, view.row)?;
             aligned(op, view.at)?;
         }
@@ -74,8 +81,9 @@ impl Gpu {
             length(op, "scratch", scratch.bytes(), each)?;
         }
         // Parts that take turns; all at once where half the room is enough.
-        let slice = tiles.longest.min((room / 2).max(1));
-        let turns = if slice < tiles.longest && room >= 2 { 2 } else { 1 };
+        let longest = tiles.longest.div_ceil(SEGMENT / TILE);
+        let slice = longest.min((room / 2).max(1));
+        let turns = if slice < longest && room >= 2 { 2 } else { 1 };
         let mut p = ChunkParams {
             q: chunk.q.rows::<bf16>(op, m, keys)?,
             k: chunk.k.rows::<bf16>(op, m, keys)?,
@@ -110,23 +118,16 @@ impl Gpu {
             (p.a_log, p.dt_bias, p.gates, p.b_scale) = (a_log.address(), dt_bias.address(), 1, scale);
         }
         let scan_grid = [shape.value_heads * shape.value_dim / 64, tiles.sequences];
-        // The same sums in the same order; what differs is who fetches (GPU.md has the times).
-        let many = scan_grid[0] * scan_grid[1] > 2 * self.driver.processors();
-        let (prepare, scan) = match (shape.key_dim, many) {
-            (64, false) => ("gdn2_prepare_k64", "gdn2_scan_k64"),
-            (64, true) => ("gdn2_prepare_k64", "gdn2_scan_many_k64"),
-            (_, false) => ("gdn2_prepare_k128", "gdn2_scan_k128"),
-            (_, true) => ("gdn2_prepare_k128", "gdn2_scan_many_k128"),
-        };
+        let (prepare, scan) = segments(shape);
         let part = |i: usize| {
             let mut p = p;
             p.records = scratch.address() + (i % turns * slice * each) as u64;
-            p.from_tile = (i * slice) as i32;
-            p.to_tile = ((i + 1) * slice).min(tiles.longest) as i32;
+            p.from = (i * slice) as i32;
+            p.to = ((i + 1) * slice).min(longest) as i32;
             p
         };
         let units = [slice * tiles.sequences * shape.heads, 1];
-        let parts = tiles.longest.div_ceil(slice);
+        let parts = longest.div_ceil(slice);
         if turns == 1 {
             for i in 0..parts {
                 self.launch(prepare, units, &part(i))?;
@@ -257,7 +258,14 @@ impl Gpu {
     }
 }
 
-/// Bytes of a tile's record: `Record<K>` in params.cuh.
+/// The two kernels that go by segments.
+fn segments(shape: &Gdn2Shape) -> (&'static str, &'static str) {
+    match shape.key_dim {
+        64 => ("gdn2_prepare_k64", "gdn2_scan_k64"),
+        _ => ("gdn2_prepare_k128", "gdn2_scan_k128"),
+    }
+}
+
 fn record_bytes(shape: &Gdn2Shape) -> usize {
-    100 * shape.key_dim + 1024
+    embedded::record(shape.key_dim as u32) as usize
 }

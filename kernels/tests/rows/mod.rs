@@ -119,7 +119,7 @@ impl Rows {
         lens: &[usize],
         states: &[Arc<Buffer>],
         at: usize,
-        scratch_tiles: usize,
+        scratch_segments: usize,
     ) -> Vec<f32> {
         let s = &self.shape;
         let (keys, values) = (s.heads * s.key_dim, s.value_heads * s.value_dim);
@@ -140,7 +140,7 @@ impl Rows {
             out: View::dense(&out, values),
             gates: self.gates.then_some((&a_log, &dt_bias, 1.0)),
         };
-        let scratch = poisoned(gpu, Gpu::chunk_scratch_bytes(s, lens.len(), scratch_tiles));
+        let scratch = poisoned(gpu, Gpu::chunk_scratch_bytes(s, lens.len(), scratch_segments));
         let (tiles, table) = (gpu.tiles(lens).unwrap(), gpu.table(states.to_vec()).unwrap());
         gpu.chunk(s, &tiles, &chunk, &table, at, &scratch).unwrap();
         gpu.synchronise().unwrap();
