@@ -32,7 +32,7 @@ void narrows() {
             int m, blocks, each;  // rows of x, eighths of those that a block takes, blocks a processor
         };
         for (Form o : {Form{"m1", narrow_1, 1, 1, 1}, {"m8", narrow_1, 8, 1, 1}, {"m16", narrow_2, 16, 2, 2}, {"m32", narrow_4, 32, 4, 1},
-                       {"m32, two blocks, 2 ahead", narrow_v<4, 2, 2>, 32, 4, 2}, {"m32, two blocks, 3 ahead", narrow_v<4, 3, 2>, 32, 4, 2},
+                       {"m32, pairs", narrow_4_pairs, 32, 4, 2}, {"m32, two blocks, 3 ahead", narrow_v<4, 3, 2>, 32, 4, 2},
                        {"m64", narrow_8, 64, 8, 1}, {"m256", narrow_8, 256, 8, 1}}) {
             const int shared = 2 * o.blocks * 4096, tiles = (s.n + 15) / 16;
             CK(cudaFuncSetAttribute(o.f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));

@@ -75,9 +75,10 @@ template <int BLOCKS, int AHEAD> DEVICE void narrow_block(const NarrowParams& p)
 }
 
 // AHEAD and blocks a processor as measured to be best: GPU.md.
-#define NARROW(BLOCKS, AHEAD, EACH) \
-    KERNEL_OF(32 * NARROW_WARPS, EACH, narrow_##BLOCKS, NarrowParams) { narrow_block<BLOCKS, AHEAD>(p); }
-NARROW(1, 9, 1)
-NARROW(2, 4, 2)
-NARROW(4, 5, 1)
-NARROW(8, 3, 1)
+#define NARROW(NAME, BLOCKS, AHEAD, EACH) \
+    KERNEL_OF(32 * NARROW_WARPS, EACH, NAME, NarrowParams) { narrow_block<BLOCKS, AHEAD>(p); }
+NARROW(narrow_1, 1, 9, 1)
+NARROW(narrow_2, 2, 4, 2)
+NARROW(narrow_4, 4, 5, 1)
+NARROW(narrow_4_pairs, 4, 2, 2)  // where tiles are more than processors and at most twice as many: one round instead of two
+NARROW(narrow_8, 8, 3, 1)

@@ -305,7 +305,7 @@ fn products_are_those_of_each_row_alone() {
     let mut r = Random::fresh("products");
     for gpu in devices("products_are_those_of_each_row_alone") {
         let sizes: &[(usize, usize)] = if is_emulated(&gpu) {
-            &[(24, 40), (17, 264), (110, 40)]
+            &[(24, 40), (17, 264), (90, 40), (110, 40), (30, 4104)]
         } else {
             &[(24, 40), (17, 264), (384, 1024), (4096, 384), (6500, 64), (1000, 2304), (2304, 6208)]
         };

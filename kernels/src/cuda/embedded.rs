@@ -77,6 +77,7 @@ pub(super) static KERNELS: &[Kernel] = &[
     early("narrow_1", 256, 2 * 4096),
     early("narrow_2", 256, 4 * 4096),
     early("narrow_4", 256, 8 * 4096),
+    early("narrow_4_pairs", 256, 8 * 4096),
     early("narrow_8", 256, 16 * 4096),
     early("one_1", 256, ONE),
     early("one_2", 256, ONE),

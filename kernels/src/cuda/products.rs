@@ -58,14 +58,16 @@ impl Gpu {
             out_row: to.row,
             add: to.add,
         };
+        let (tiles, processors) = (n.div_ceil(16), self.driver.processors());
         // Rows that a block takes at once, and blocks a processor.
         let (kernel, rows, each) = match m {
             0..=8 => ("narrow_1", 8, 1),
             9..=16 => ("narrow_2", 16, 2),
+            17..=32 if tiles > processors && tiles <= 2 * processors => ("narrow_4_pairs", 32, 2),
             17..=32 => ("narrow_4", 32, 1),
             _ => ("narrow_8", 64, 1),
         };
-        let blocks = n.div_ceil(16).min(each * self.driver.processors());
+        let blocks = tiles.min(each * processors);
         self.launch(kernel, [blocks, m.div_ceil(rows)], &p)
     }
 
