@@ -72,6 +72,10 @@ pub struct Said {
     pub margin: f32,
     /// How sure the reader is of that span among all ([`Span::rest`]).
     pub rest: f32,
+    /// What the words around it say ([`Span::hint`]).
+    pub hint: f32,
+    /// What the question's words say ([`Words::log_odds`]).
+    pub words: f32,
     /// The score that a confidence is made of ([`Signs::score`]).
     pub score: f32,
 }
@@ -197,7 +201,8 @@ fn said(reader: &Reader, span: &Span, q: &Question, tier: Tier) -> Result<Said> 
     let words = Words::of(&q.question, &q.title, &q.context).log_odds() as f32;
     let signs = Signs { margin: span.margin(), rest: span.rest, relative: 1.0, question: 0.0, words, hint: span.hint };
     let score = signs.score(reader.calibration().odds(tier)).unwrap_or(f32::MIN);
-    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin: signs.margin, rest: signs.rest, score })
+    let Signs { margin, rest, hint, words, .. } = signs;
+    Ok(Said { prediction, tokens: span.ids.clone(), em, f1, margin, rest, hint, words, score })
 }
 
 /// Exact match and F1 against the best of the right answers, as SQuAD's own script computes them, 0..1.

@@ -11,7 +11,7 @@ extern "C" int palimpsest_emulate(const char* name, const void* params, int x, i
     }
 #define PREPARE_CASE(K) if (!strcmp(name, "gdn2_prepare_k" #K) && shared != (int)sizeof(PrepareShared<K>)) return 3; \
     CASE(gdn2_prepare_k##K, ChunkParams)
-#define SCAN_CASE(K) if (!strncmp(name, "gdn2_scan", 9) && !strcmp(name + strlen(name) - strlen("_k" #K), "_k" #K) && shared != (int)sizeof(ScanShared<K, SCAN_FIRST, SCAN_SECOND, SCAN_AHEAD, SCAN_TURNS>)) return 3; \
+#define SCAN_CASE(K) if (!strcmp(name, "gdn2_scan_k" #K) && shared != (int)sizeof(ScanShared<K, SCAN_FIRST, SCAN_SECOND, SCAN_AHEAD, SCAN_TURNS>)) return 3; \
     CASE(gdn2_scan_k##K, ChunkParams)
 #define STEP_CASE(K, V) if (!strcmp(name, "gdn2_step_k" #K "_v" #V) && shared != (int)sizeof(StepShared<K, V>)) return 3; \
     if (!strcmp(name, "gdn2_step_gates_k" #K "_v" #V) && shared != (int)(sizeof(StepShared<K, V>) + sizeof(GateShared))) return 3; \

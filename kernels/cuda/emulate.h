@@ -1,6 +1,7 @@
 // A GPU of one block, on the host: every thread of a block is a coroutine, and instructions that threads carry out together
 // wait for all of them. Enough of CUDA to run the kernels of this folder as they stand, slowly, under a test. It is stricter than
-// the hardware where it can be: shared memory begins as NaN, and an asynchronous copy arrives only when it is waited for.
+// the hardware where it can be: shared memory begins as NaN, and a cp.async arrives only when it is waited for. Bulk copies
+// arrive at once, and products of a warpgroup are done at once: that they are waited for only the hardware can show.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -271,8 +272,3 @@ inline void after_others() {}
 inline uint4 load_once(const void* p) { return *(const uint4*)p; }
 inline void store16(float* p, float4 x) { *(float4*)p = x; }
 template <class T> T* in_global(T* p) { return p; }
-inline void copies_arrive(u64* b) {
-    copies_commit();
-    copies_wait<0>();
-    barrier_arrive(b);
-}

@@ -151,8 +151,8 @@ template <int K, bool GATES> DEVICE void prepare_block(const ChunkParams& p) {
     const int half = warp % HALVES, late = warp / HALVES;  // which channels, which tokens
     const int i = half * 64 + lane * 2, t0 = late * TOKENS;
     const float unscaled = GATES ? reciprocal(p.b_scale) : 1.0f;
-    // slice * sequences segments times heads; heads change fastest, so that neighbours read neighbouring rows. A block has some that follow
-    // each other: while it makes one, the next one's q and k are on their way, and what else it reads, to the L2 cache.
+    // slice * sequences segments times heads; heads change fastest, so that neighbours read neighbouring rows. A block may have some that follow
+    // each other, the next one's inputs being asked for early; one each is faster (GPU.md), so that only bench.cu launches fewer.
     const int units = p.slice * p.sequences * p.heads, each = (units + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * each;
     int left = min(each, units - begin), unit = begin;
     bool there = false;

@@ -18,7 +18,7 @@ template <int K, int FIRST, int SECOND, int AHEAD, int TURNS> struct ScanShared 
 
 // What a block goes through: 64 of V of one value head, a sequence's segments of the slice.
 template <int K> struct ScanPart {
-    int warp, lane;      // of the four
+    int warp, lane;      // of the warpgroup, or of those beside it
     int segments;
     int begin, end;      // rows of the first token, and past the last
     int column;          // of the block, among all heads
@@ -130,7 +130,7 @@ DEVICE void scan_beside(const ChunkParams& p, ScanShared<K, FIRST, SECOND, AHEAD
     }
 }
 
-// The warpgroup. Its products are always some ahead of it: while one group runs, what the next needs is made of the one before.
+// The warpgroup. While one group of products runs, what the next needs is made of the one before; twice a segment none is queued for a moment.
 template <int K, int FIRST, int SECOND, int TURNS, class Shared> DEVICE void scan_group(const ChunkParams& p, Shared& s, const ScanPart<K>& part) {
     const int warp = part.warp, lane = part.lane;
     using R = Record<K>;
@@ -224,7 +224,7 @@ template <int K, int FIRST, int SECOND, int TURNS, class Shared> DEVICE void sca
         __syncwarp();
         if (lane == 0) barrier_arrive(&s.first_empty[i % FIRST]);
         await_full<SECOND>(s.second_full, i);
-        // S^T += R^T k~, O^T += R^T scores^T; z^T A^T of the next segment, if there is one.
+        // S^T += R^T k~, O^T += R^T scores^T; z^T A^T of the next segment (after the last one of what lies there, which nothing reads).
         group_begin();
 #pragma unroll
         for (int j = 0; j < TILES; j++) group_outer<K>(x, r[j], second.keys, j);

@@ -110,9 +110,6 @@ DEVICE void barrier_wait(u64* b, u32 parity) {
         : "memory");
 }
 // The thread's copies so far arrive on the barrier when they are there: one of the arrivals that it was made for.
-DEVICE void copies_arrive(u64* b) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b)) : "memory");
-}
 DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),
@@ -219,7 +216,7 @@ template <int N> DEVICE void more_registers() {}
 template <int N> DEVICE void fewer_registers() {}
 DEVICE void group_begin() {}
 DEVICE void group_commit() {}
-template <int N> DEVICE void group_wait() {}
+template <int N> DEVICE void group_wait() { __syncwarp(); }  // before it tells others what it has read
 template <int BLOCKS> DEVICE void group_hold(float (&)[BLOCKS][4]) {}
 DEVICE void group_keep(u32 (&)[4]) {}
 #endif

@@ -139,8 +139,10 @@ fn chunk_depends_on_its_own_tokens_alone() {
                 assert_same("a shorter call", &short, &out[..short.len()]);
             }
             // Two sequences: the first of 21 tokens, the second the rest from the empty state.
-            let (first, second) = (fresh(), fresh());
+            let (first, second, short) = (fresh(), fresh(), fresh());
             let both = rows.run(&gpu, 0, &[21, n - 21], &[first.clone(), second.clone()], 0, 3);
+            rows.run(&gpu, 0, &[21], std::slice::from_ref(&short), 0, 1000);
+            assert_same("the first one's state", &first.to_vec::<f32>().unwrap(), &short.to_vec::<f32>().unwrap());
             let alone = fresh();
             assert_same("beside another", &both[..21 * s.value_heads * s.value_dim], &out[..21 * s.value_heads * s.value_dim]);
             let out = rows.run(&gpu, 21, &[n - 21], std::slice::from_ref(&alone), 0, 1000);
@@ -227,7 +229,8 @@ fn step_is_one_token_of_everything() {
             let gate = if i % 2 == 0 { OutputGate::Silu } else { OutputGate::Sigmoid };
             let (keys, values) = (s.heads * s.key_dim, s.value_heads * s.value_dim);
             let d = 2 * keys + values;
-            let (mixer, host) = mixer(&gpu, &mut r, s, gate);
+            let (mut mixer, host) = mixer(&gpu, &mut r, s, gate);
+            mixer.erase_scale = if i % 2 == 0 { 1.0 } else { 2.0 };
             let row = d + 2 * keys + 2 * values;
             let x = through_bf16(r.vec(m * row, -2.0, 2.0));
             let elements = 4 + s.state_elements() + 3 * d;
@@ -267,6 +270,7 @@ fn step_is_one_token_of_everything() {
                     a_log: host[1].clone(),
                     dt_bias: host[2].clone(),
                     gates: true,
+                    erase: mixer.erase_scale,
                 };
                 assert_eq!(one.tokens(), 1);
                 let mut recurrent: Vec<f64> = state[4..4 + s.state_elements()].iter().map(|&x| f64::from(x)).collect();
@@ -305,9 +309,9 @@ fn products_are_those_of_each_row_alone() {
     let mut r = Random::fresh("products");
     for gpu in devices("products_are_those_of_each_row_alone") {
         let sizes: &[(usize, usize)] = if is_emulated(&gpu) {
-            &[(24, 40), (17, 264), (90, 40), (110, 40), (30, 4104)]
+            &[(24, 40), (17, 264), (90, 40), (440, 40), (30, 4104)]
         } else {
-            &[(24, 40), (17, 264), (384, 1024), (4096, 384), (6500, 64), (1000, 2304), (2304, 6208)]
+            &[(24, 40), (17, 264), (384, 1024), (4096, 384), (10496, 64), (1000, 2304), (2304, 6208)]
         };
         for &(n, k) in sizes {
             let w = through_bf16(r.vec(n * k, -1.0, 1.0));

@@ -1,4 +1,4 @@
-//! The kernels' own sources, compiled for the host (`kernels/cuda/emulate.sh`): slow, for tests where there is no GPU.
+//! The kernels' own sources, compiled for the host (`kernels/cuda/emulate.cpp`): slow, for tests where there is no GPU.
 //!
 //! Memory is the host's. There is no library for wide products, so they run on the kernel for narrow ones.
 

@@ -100,7 +100,7 @@ impl Gpu {
         Err(CudaError::Missing { what: "NVIDIA has no driver for this operating system".into() })
     }
 
-    /// The kernels run on the host, slowly, from `library`, which `kernels/cuda/emulate.sh` builds: for tests without a GPU.
+    /// The kernels run on the host, slowly, from `library`, which is `kernels/cuda/emulate.cpp` compiled: for tests without a GPU.
     ///
     /// # Errors
     /// [`CudaError::Missing`] when the library cannot be opened.

@@ -105,7 +105,13 @@ impl Gpu {
         let least = if p.k > 4096 { 6 } else { 8 };
         let rows = n.div_ceil(blocks * n.div_ceil(blocks * 24).max(1)).max(least);
         p.rows = rows as i32;
-        let kernel = if rows < 8 { "one_1" } else if rows <= 16 { "one_2" } else { "one_3" };
+        let kernel = if rows < 8 {
+            "one_1"
+        } else if rows <= 16 {
+            "one_2"
+        } else {
+            "one_3"
+        };
         self.launch(kernel, [n.div_ceil(rows).min(blocks), 1], &p)
     }
 

@@ -29,6 +29,8 @@ pub struct Rows {
     pub a_log: Vec<f32>,
     pub dt_bias: Vec<f32>,
     pub gates: bool,
+    /// What the erase gate's sigmoid is multiplied by: 1, or 2 where eigenvalues below 0 are allowed.
+    pub erase: f32,
 }
 
 impl Rows {
@@ -51,6 +53,7 @@ impl Rows {
             a_log: r.vec(shape.heads, -1.0, 1.0),
             dt_bias: r.vec(keys, -2.0, 0.0),
             gates,
+            erase: if m % 2 == 0 { 2.0 } else { 1.0 },
         };
         if !gates {
             for x in rows.q.chunks_exact_mut(shape.key_dim).chain(rows.k.chunks_exact_mut(shape.key_dim)) {
@@ -87,7 +90,7 @@ impl Rows {
                     for (i, g) in g.iter_mut().enumerate() {
                         *g = rate * (*g + f64::from(self.dt_bias[h * s.key_dim + i])).exp().ln_1p();
                     }
-                    b.iter_mut().for_each(|x| *x = sigmoid(*x));
+                    b.iter_mut().for_each(|x| *x = f64::from(self.erase) * sigmoid(*x));
                 }
                 for e in 0..s.value_dim {
                     let at = t * values + j * s.value_dim + e;
@@ -138,7 +141,7 @@ impl Rows {
             b: View::dense(&b, keys),
             w: View::dense(&w, values),
             out: View::dense(&out, values),
-            gates: self.gates.then_some((&a_log, &dt_bias, 1.0)),
+            gates: self.gates.then_some((&a_log, &dt_bias, self.erase)),
         };
         let scratch = poisoned(gpu, Gpu::chunk_scratch_bytes(s, lens.len(), scratch_segments));
         let (tiles, table) = (gpu.tiles(lens).unwrap(), gpu.table(states.to_vec()).unwrap());
