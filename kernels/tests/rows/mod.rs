@@ -53,7 +53,7 @@ impl Rows {
             a_log: r.vec(shape.heads, -1.0, 1.0),
             dt_bias: r.vec(keys, -2.0, 0.0),
             gates,
-            erase: if m % 2 == 0 { 2.0 } else { 1.0 },
+            erase: if m.is_multiple_of(2) { 2.0 } else { 1.0 },
         };
         if !gates {
             for x in rows.q.chunks_exact_mut(shape.key_dim).chain(rows.k.chunks_exact_mut(shape.key_dim)) {
