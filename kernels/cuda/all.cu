@@ -2,6 +2,5 @@
 #include "gdn2_prepare.cu"
 #include "gdn2_scan.cu"
 #include "gdn2_step.cu"
-#include "narrow.cu"
 #include "rows.cu"
-#include "one.cu"
+#include "ring.cu"

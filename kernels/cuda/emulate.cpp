@@ -19,9 +19,9 @@ extern "C" int palimpsest_emulate(const char* name, const void* params, int x, i
     PREPARE_CASE(64) PREPARE_CASE(128)
     SCAN_CASE(64) SCAN_CASE(128)
     STEP_CASE(64, 64) STEP_CASE(64, 128) STEP_CASE(128, 64) STEP_CASE(128, 128)
-    CASE(narrow_1, NarrowParams) CASE(narrow_2, NarrowParams) CASE(narrow_4, NarrowParams) CASE(narrow_4_pairs, NarrowParams) CASE(narrow_8, NarrowParams)
-    if (!strncmp(name, "one", 3) && shared != (int)sizeof(OneShared)) return 3;
-    CASE(one_1, OneParams) CASE(one_2, OneParams) CASE(one_3, OneParams)
+    if (!strncmp(name, "ring_1", 6) && shared != (int)sizeof(RingShared<1>)) return 3;
+    if (!strncmp(name, "ring_4", 6) && shared != (int)sizeof(RingShared<4>)) return 3;
+    CASE(ring_1, RingParams) CASE(ring_4, RingParams) CASE(ring_1_gated, RingParams) CASE(ring_4_gated, RingParams)
     CASE(embed, RowParams) CASE(rms_norm, RowParams) CASE(swiglu, RowParams) CASE(top, RowParams) CASE(largest, RowParams)
     CASE(gated_norm, GatedNormParams) CASE(conv_silu, ConvParams) CASE(conv_carry, ConvParams)
     return 1;

@@ -221,6 +221,7 @@ template <int K, int FIRST, int SECOND, int TURNS, class Shared> DEVICE void sca
         group_hold(oo);
 #pragma unroll
         for (int n = 0; n < K / 16; n++) group_keep(xa[n]);
+        copies_see_writes();  // and come after the reads of D, which an arrival alone does not wait for
         __syncwarp();
         if (lane == 0) barrier_arrive(&s.first_empty[i % FIRST]);
         await_full<SECOND>(s.second_full, i);

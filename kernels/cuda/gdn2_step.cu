@@ -37,7 +37,7 @@ DEVICE float convolve(const Convolution& v, long width, float x) {
 }
 
 // The up-projections of the decay's and the output gate's inputs, where the step makes them itself: W of N rows on its way, each lane its own
-// 16 bytes of 32 k; then their products with x [rank], in narrow.cu's order of sums, rounded as it rounds them.
+// 16 bytes of 32 k; then their products with x [rank], in ring.cu's order of sums, rounded as it rounds them.
 constexpr int GATE_PIECES = 4;
 struct GateShared {
     uint4 w[2][GATE_PIECES][2][STEP_THREADS];

@@ -74,31 +74,20 @@ struct StepParams {
 };
 static_assert(sizeof(StepParams) == 19 * 8 + 16 * 4, "params.rs has the same");
 
-// out = x W^T, in bf16 to `out`, in f32 to `sum` (or added to it), where they are given.
-struct NarrowParams {
-    const bf16* x;  // [M, K]
-    const bf16* w;  // [N, K]
-    bf16* out;      // [M, N]
-    float* sum;     // [M, N]
-    int m, n, k, x_row, out_row, add;
-};
-static_assert(sizeof(NarrowParams) == 4 * 8 + 6 * 4, "params.rs has the same");
-
-// As NarrowParams for one row, which the kernel makes itself.
-struct OneParams {
-    const bf16* x;          // [K], where it is neither of the next
-    const float* residual;  // [K], whose norm times `weight` is the row
+// out = x W^T of up to 32 rows, in bf16 to `out`, in f32 to `sum` (or added to it), where they are given: ring.cu.
+struct RingParams {
+    const bf16* x;          // [M, K]
+    const bf16* w;          // [N, K]; where `split`, [split, K]
+    const bf16* w_behind;   // [N - split, K], which take the K columns of x behind those of the others
+    bf16* out;              // [M, N]
+    float* sum;             // [M, N]
+    const float* residual;  // [K], where M is 1 and the row is its norm times `weight`
     const float* weight;    // [K]
-    const bf16* gate_up;    // [2 K]: silu of the first half times the second is the row
-    const bf16* w;          // [N, K]
-    bf16* out;              // [N]
-    float* sum;             // [N]
-    int n, k, add;
-    int rows;               // of a tile
+    int m, n, k, x_row, out_row, add;
+    int split;              // 0: none
     float eps;
-    int unused;
 };
-static_assert(sizeof(OneParams) == 7 * 8 + 6 * 4, "params.rs has the same");
+static_assert(sizeof(RingParams) == 7 * 8 + 8 * 4, "params.rs has the same");
 
 struct RowParams {
     const bf16* x;

@@ -8,6 +8,7 @@
 #include "emulate.h"
 #else
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) u8 name[]
 #define KERNEL(THREADS, NAME, PARAMS) \
     extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p)
@@ -38,16 +39,12 @@ DEVICE float reciprocal(float x) {
 }
 // Waits for the kernel before this one, which may run still; then the next one may begin.
 DEVICE void after_others() { asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory"); }
+// The next one may begin before.
+DEVICE void others_may_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 // A pointer that was loaded: the compiler does not see where to.
 template <class T> DEVICE T* in_global(T* p) {
     __builtin_assume(__isGlobal(p));
     return p;
-}
-// 16 bytes that are read once and do not change.
-DEVICE uint4 load_once(const void* p) {
-    uint4 r;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(p));
-    return r;
 }
 // 16 bytes at once: the compiler takes them apart where it knows that they are global.
 DEVICE void store16(float* p, float4 x) {
@@ -109,7 +106,7 @@ DEVICE void barrier_wait(u64* b, u32 parity) {
         "r"(parity)
         : "memory");
 }
-// The thread's copies so far arrive on the barrier when they are there: one of the arrivals that it was made for.
+// The copy's bytes arrive on the barrier, which expects them.
 DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(to)),

@@ -3,15 +3,15 @@
 
 constexpr int ROW_THREADS = 256;
 
-// The sum over a block, the same in every thread.
+// The sum over 256 threads of a block, the same in each.
 DEVICE float block_sum(float x, float* shared) {
     x = warp_sum(x);
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
+    part_barrier(1, ROW_THREADS);
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < ROW_THREADS / 32; w++) sum += shared[w];
-    __syncthreads();
+    part_barrier(1, ROW_THREADS);
     return sum;
 }
 
@@ -24,12 +24,19 @@ KERNEL(ROW_THREADS, embed, RowParams) {
     for (int i = threadIdx.x; i < p.d; i += ROW_THREADS) to[i] = widen(from[i]);
 }
 
-// out [D] = x [D] / rms * weight [D], by a block; four elements a thread at a time where rows allow.
-DEVICE void norm_row(const float* x, const float* weight, int d, float eps, float* scratch, bf16* out) {
+// out [D] = x [D] / rms * weight [D], by 256 threads of a block; four elements a thread at a time where rows allow. The weights, which nobody
+// writes, are asked for before `wait`, after which x is there.
+template <class Wait> DEVICE void norm_row(const float* x, const float* weight, int d, float eps, float* scratch, bf16* out, Wait wait) {
     constexpr int HELD = 4;  // up to 4,096 elements stay in registers
     const float4* x4 = (const float4*)x;
     const int fours = d % 4 ? 0 : d / 4;
-    float4 held[HELD];
+    float4 held[HELD], weights[HELD];
+#pragma unroll
+    for (int n = 0; n < HELD; n++) {
+        const int i = threadIdx.x + n * ROW_THREADS;
+        weights[n] = i < fours ? ((const float4*)weight)[i] : make_float4(0, 0, 0, 0);
+    }
+    wait();
     float sum = 0.0f;
 #pragma unroll
     for (int n = 0; n < HELD; n++) {
@@ -44,19 +51,20 @@ DEVICE void norm_row(const float* x, const float* weight, int d, float eps, floa
     for (int n = 0; n < HELD; n++) {
         const int i = threadIdx.x + n * ROW_THREADS;
         if (i < fours) {
-            const float4 w = ((const float4*)weight)[i], y = held[n];
+            const float4 w = weights[n], y = held[n];
             *(uint2*)(out + 4 * i) = make_uint2(pack(y.x * scale * w.x, y.y * scale * w.y), pack(y.z * scale * w.z, y.w * scale * w.w));
         }
     }
     for (int i = rest; i < d; i += ROW_THREADS) out[i] = narrow(x[i] * scale * weight[i]);
 }
 
-// norm_row of rows of the residual stream: M of them, or those of `ids`. A block a row.
+// norm_row of rows of the residual stream: M of them, or those of `ids`, which come from the host. A block a row. What follows may begin at once: products
+// ask for their weights meanwhile.
 KERNEL(ROW_THREADS, rms_norm, RowParams) {
     DYNAMIC_SHARED(scratch);
     const long row = blockIdx.x;
-    after_others();
-    norm_row(p.residual + (p.ids ? (long)p.ids[row] : row) * p.d, p.weight, p.d, p.eps, (float*)scratch, p.out + row * p.out_row);
+    others_may_begin();
+    norm_row(p.residual + (p.ids ? (long)p.ids[row] : row) * p.d, p.weight, p.d, p.eps, (float*)scratch, p.out + row * p.out_row, [] { after_others(); });
 }
 
 DEVICE u32 swiglu_pair(u32 gate, u32 up) { return pack(silu(low(gate)) * low(up), silu(high(gate)) * high(up)); }

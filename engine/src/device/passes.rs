@@ -1,7 +1,7 @@
 //! One pass through all blocks: rows of whole segments, or one token of each of some sequences.
 
 use half::bf16;
-use palimpsest_kernels::cuda::{Buffer, Chunk, CudaError, GatesUp, Gpu, Made, Out, Projection, Table, View};
+use palimpsest_kernels::cuda::{Buffer, Chunk, CudaError, GatesUp, Gpu, Normed, Out, Projection, Table, View};
 
 use super::{DeviceModel, LOGIT_ROWS, Logits};
 use crate::cancel::Pace;
@@ -21,8 +21,8 @@ pub(super) struct Scratch {
     /// `[M, 2 HK + HV + HK + HV + ranks]`: what `into` puts out.
     pub(super) projected: Buffer,
     pub(super) qkv: Buffer,
-    pub(super) decay: Buffer,
-    pub(super) gate: Buffer,
+    /// `[M, HK + HV]`: the inputs of the decay and of the output gate.
+    pub(super) gates: Buffer,
     pub(super) read: Buffer,
     pub(super) mixed: Buffer,
     pub(super) gate_up: Buffer,
@@ -70,11 +70,10 @@ impl Scratch {
             normed: bf16s(c.width)?,
             projected: bf16s(columns.all)?,
             qkv: bf16s(2 * columns.keys + columns.values)?,
-            decay: bf16s(columns.keys)?,
-            gate: bf16s(columns.values)?,
+            gates: bf16s(columns.keys + columns.values)?,
             read: bf16s(columns.values)?,
             mixed: bf16s(columns.values)?,
-            gate_up: bf16s(2 * c.hidden)?,
+            gate_up: bf16s(if segments { 2 * c.hidden } else { 0 })?,
             hidden: bf16s(c.hidden)?,
             records: gpu.allocate(records)?,
             wanted: gpu.allocate(LOGIT_ROWS * size_of::<u32>())?,
@@ -93,8 +92,9 @@ impl DeviceModel {
         let normed = View::dense(&s.normed, d);
         let projected = View::dense(&s.projected, columns.all);
         let qkv = View::dense(&s.qkv, 2 * columns.keys + columns.values);
-        let [gate, read, mixed] = [&s.gate, &s.read, &s.mixed].map(|b| View::dense(b, columns.values));
-        let decay = View::dense(&s.decay, columns.keys);
+        let [read, mixed] = [&s.read, &s.mixed].map(|b| View::dense(b, columns.values));
+        let decay = View::dense(&s.gates, columns.keys + columns.values);
+        let gate = decay.from(columns.keys);
         let residual = View::dense(&s.residual, d);
         gpu.embed(&s.ids, m, &self.embedding, d, &s.residual)?;
         for (layer, b) in self.blocks.iter().enumerate() {
@@ -131,19 +131,23 @@ impl DeviceModel {
         let (c, gpu, columns) = (&self.config, &self.gpu, Columns::of(&self.config));
         let d = c.width;
         let projected = View::dense(&s.projected, columns.all);
-        let (gate, mixed) = (View::dense(&s.gate, columns.values), View::dense(&s.mixed, columns.values));
-        let decay = View::dense(&s.decay, columns.keys);
+        let mixed = View::dense(&s.mixed, columns.values);
+        let decay = View::dense(&s.gates, columns.keys + columns.values);
+        let gate = decay.from(columns.keys);
         let residual = View::dense(&s.residual, d);
         gpu.embed(&s.ids, m, &self.embedding, d, &s.residual)?;
         for (layer, b) in self.blocks.iter().enumerate() {
             let at = LayerOffsets::of(c, layer).recurrent;
-            let normed = |weight| Made::Normed { residual: &s.residual, weight, eps: c.norm_eps, into: &s.normed };
+            let normed = |weight| Normed { residual: &s.residual, weight, eps: c.norm_eps, into: &s.normed };
             gpu.narrow_of(normed(&b.attn_norm), m, &b.into, columns.all, d, Out::Rounded(projected))?;
             let (decay_low, gate_low) = (projected.from(columns.decay_low), projected.from(columns.gate_low));
             let (mut f, mut g, mut up) = (decay, gate, None);
             // With more sequences each would read these matrices again.
             if m == 1 && Gpu::makes_gates(&b.mixer.shape, c.decay_rank, c.gate_rank) {
                 (f, g, up) = (decay_low, gate_low, Some(GatesUp { f: &b.f_up, gate: &b.g_up, rank: c.decay_rank }));
+            } else if c.decay_rank == c.gate_rank {
+                let (w, n) = ([&b.f_up, &b.g_up], [columns.keys, columns.values]);
+                gpu.narrow_two(decay_low, m, w, n, c.decay_rank, Out::Rounded(decay))?;
             } else {
                 gpu.narrow(decay_low, m, &b.f_up, columns.keys, c.decay_rank, Out::Rounded(decay))?;
                 gpu.narrow(gate_low, m, &b.g_up, columns.values, c.gate_rank, Out::Rounded(gate))?;
@@ -152,9 +156,8 @@ impl DeviceModel {
             let projection = Projection { qkv: projected, f, b: b_view, w: w_view, gate: g, up };
             gpu.step(&b.mixer, m, &projection, table, at, mixed)?;
             gpu.narrow(mixed, m, &b.out, d, columns.values, Out::Added(residual))?;
-            let gate_up = Out::Rounded(View::dense(&s.gate_up, 2 * c.hidden));
-            gpu.narrow_of(normed(&b.mlp_norm), m, &b.gate_up, 2 * c.hidden, d, gate_up)?;
-            gpu.narrow_of(Made::Gated { x: &s.gate_up, into: &s.hidden }, m, &b.down, d, c.hidden, Out::Added(residual))?;
+            gpu.narrow_gated(normed(&b.mlp_norm), m, &b.gate_up, c.hidden, d, &s.hidden)?;
+            gpu.narrow(View::dense(&s.hidden, c.hidden), m, &b.down, d, c.hidden, Out::Added(residual))?;
         }
         if logits != Logits::None {
             self.logits(s, None, m)?;
@@ -173,8 +176,7 @@ impl DeviceModel {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         let out = Out::Sum(View::dense(&s.logits, n));
         if rows.is_none() {
-            let normed =
-                Made::Normed { residual: &s.residual, weight: &self.final_norm, eps: self.config.norm_eps, into: &s.normed };
+            let normed = Normed { residual: &s.residual, weight: &self.final_norm, eps: self.config.norm_eps, into: &s.normed };
             return self.gpu.narrow_of(normed, m, head, n, d, out);
         }
         self.gpu.rms_norm(&s.residual, rows, m, &self.final_norm, self.config.norm_eps, &s.normed)?;

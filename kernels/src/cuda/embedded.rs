@@ -1,15 +1,22 @@
-//! The kernels as they are embedded, made by `kernels/cuda/build.sh` from the sources beside it and packed by `kernels/build.rs`.
+//! The kernels as they are embedded, made and packed by `kernels/cuda/build.sh` from the sources beside it.
 
 /// Machine code for sm_90; none if what is embedded is damaged.
 #[cfg(any(target_os = "linux", windows))]
 pub(super) fn cubin() -> Option<Vec<u8>> {
-    miniz_oxide::inflate::decompress_to_vec(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.cubin"))).ok()
+    unpacked(include_bytes!("../../cuda/code/kernels.cubin.zst"))
 }
 
 /// PTX, which the driver compiles for later GPUs.
 #[cfg(any(target_os = "linux", windows))]
 pub(super) fn ptx() -> Option<Vec<u8>> {
-    miniz_oxide::inflate::decompress_to_vec(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.ptx"))).ok()
+    unpacked(include_bytes!("../../cuda/code/kernels.ptx.zst"))
+}
+
+#[cfg(any(target_os = "linux", windows))]
+fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    std::io::Read::read_to_end(&mut ruzstd::decoding::StreamingDecoder::new(packed).ok()?, &mut all).ok()?;
+    Some(all)
 }
 
 /// The hash of their sources.
@@ -57,9 +64,14 @@ const fn step_gates(k: u32, v: u32) -> u32 {
     step(k, v) + 2 * 4 * 2 * 256 * 16 + 4 * 2 * 128
 }
 
-/// Longest row of a product of one row, and `OneShared`.
-pub(super) const ONE_LONGEST: usize = 8192;
-const ONE: u32 = 4 * (2 * 8 * 32 + 32) + 2 * ONE_LONGEST as u32;
+/// Longest row that a product makes itself: ring.cu.
+pub(super) const RING_LONGEST: usize = 8192;
+
+/// `RingShared<EIGHTS>`.
+const fn ring(eights: u32) -> u32 {
+    let own_row = if eights == 1 { RING_LONGEST as u32 } else { 8 };
+    10 * 32 * 576 + 2 * 8 * eights * 32 * 16 + 2 * 10 * 8 + 4 * 32 + 2 * own_row
+}
 
 pub(super) static KERNELS: &[Kernel] = &[
     kernel("gdn2_prepare_k64", 256, prepare(64)),
@@ -74,14 +86,10 @@ pub(super) static KERNELS: &[Kernel] = &[
     early("gdn2_step_gates_k64_v128", 256, step_gates(64, 128)),
     early("gdn2_step_gates_k128_v64", 256, step_gates(128, 64)),
     early("gdn2_step_gates_k128_v128", 256, step_gates(128, 128)),
-    early("narrow_1", 256, 2 * 4096),
-    early("narrow_2", 256, 4 * 4096),
-    early("narrow_4", 256, 8 * 4096),
-    early("narrow_4_pairs", 256, 8 * 4096),
-    early("narrow_8", 256, 16 * 4096),
-    early("one_1", 256, ONE),
-    early("one_2", 256, ONE),
-    early("one_3", 256, ONE),
+    early("ring_1", 384, ring(1)),
+    early("ring_4", 384, ring(4)),
+    early("ring_1_gated", 384, ring(1)),
+    early("ring_4_gated", 384, ring(4)),
     early("embed", 256, 0),
     early("rms_norm", 256, 64),
     early("swiglu", 256, 0),
@@ -100,8 +108,12 @@ pub(super) fn find(name: &str) -> Option<&'static Kernel> {
 #[cfg(all(test, any(target_os = "linux", windows)))]
 mod tests {
     #[test]
-    fn what_is_unpacked_is_what_was_made() {
-        assert!(super::cubin().is_some_and(|code| code == include_bytes!("../../cuda/code/kernels.cubin")));
-        assert!(super::ptx().is_some_and(|text| text == include_bytes!("../../cuda/code/kernels.ptx")));
+    fn both_forms_unpack_and_have_every_kernel() {
+        for code in [super::cubin(), super::ptx()] {
+            let code = code.unwrap();
+            for kernel in super::KERNELS {
+                assert!(code.windows(kernel.name.len()).any(|name| name == kernel.name.as_bytes()), "{}", kernel.name);
+            }
+        }
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub use driver::{Buffer, Graph, View};
 pub use host::{Arrival, Host};
-pub use operands::{Chunk, GatesUp, Made, Mixer, Out, Projection, Table, Tiles};
+pub use operands::{Chunk, GatesUp, Mixer, Normed, Out, Projection, Table, Tiles};
 
 use crate::shape::ShapeError;
 use driver::Driver;

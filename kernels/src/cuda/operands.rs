@@ -134,27 +134,17 @@ pub struct Chunk<'a> {
     pub gates: Option<(&'a Buffer, &'a Buffer, f32)>,
 }
 
-/// Rows of a product that are made first.
+/// Rows of a product that are made first: RMSNorm of rows of the residual stream (f32), times a weight.
 #[derive(Debug, Clone, Copy)]
-pub enum Made<'a> {
-    /// RMSNorm of rows of the residual stream (f32), times a weight.
-    Normed {
-        /// `[M, K]`
-        residual: &'a Buffer,
-        /// `[K]`
-        weight: &'a Buffer,
-        /// Added to the mean square.
-        eps: f32,
-        /// bf16 `[M, K]`: where they may be put.
-        into: &'a Buffer,
-    },
-    /// `silu(x [M, 0..K]) * x [M, K..2K]`, bf16.
-    Gated {
-        /// `[M, 2 K]`
-        x: &'a Buffer,
-        /// bf16 `[M, K]`: where they may be put.
-        into: &'a Buffer,
-    },
+pub struct Normed<'a> {
+    /// `[M, K]`
+    pub residual: &'a Buffer,
+    /// `[K]`
+    pub weight: &'a Buffer,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// bf16 `[M, K]`: where they may be put.
+    pub into: &'a Buffer,
 }
 
 /// Where a product goes.

@@ -88,35 +88,22 @@ pub(super) struct StepParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(super) struct NarrowParams {
+pub(super) struct RingParams {
     pub(super) x: u64,
     pub(super) w: u64,
+    pub(super) w_behind: u64,
     pub(super) out: u64,
     pub(super) sum: u64,
+    pub(super) residual: u64,
+    pub(super) weight: u64,
     pub(super) m: i32,
     pub(super) n: i32,
     pub(super) k: i32,
     pub(super) x_row: i32,
     pub(super) out_row: i32,
     pub(super) add: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(super) struct OneParams {
-    pub(super) x: u64,
-    pub(super) residual: u64,
-    pub(super) weight: u64,
-    pub(super) gate_up: u64,
-    pub(super) w: u64,
-    pub(super) out: u64,
-    pub(super) sum: u64,
-    pub(super) n: i32,
-    pub(super) k: i32,
-    pub(super) add: i32,
-    pub(super) rows: i32,
+    pub(super) split: i32,
     pub(super) eps: f32,
-    pub(super) unused: i32,
 }
 
 #[repr(C)]
@@ -173,8 +160,7 @@ const _: () = {
     assert!(size_of::<Tile>() == 16);
     assert!(size_of::<ChunkParams>() == 14 * 8 + 18 * 4);
     assert!(size_of::<StepParams>() == 19 * 8 + 16 * 4);
-    assert!(size_of::<NarrowParams>() == 4 * 8 + 6 * 4);
-    assert!(size_of::<OneParams>() == 7 * 8 + 6 * 4);
+    assert!(size_of::<RingParams>() == 7 * 8 + 8 * 4);
     assert!(size_of::<RowParams>() == 7 * 8 + 4 * 4);
     assert!(size_of::<GatedNormParams>() == 5 * 8 + 8 * 4);
     assert!(size_of::<ConvParams>() == 7 * 8 + 4 * 4);
@@ -189,8 +175,7 @@ pub(super) trait Params: Copy {
 }
 impl Params for ChunkParams {}
 impl Params for StepParams {}
-impl Params for NarrowParams {}
-impl Params for OneParams {}
+impl Params for RingParams {}
 impl Params for RowParams {}
 impl Params for GatedNormParams {}
 impl Params for ConvParams {}

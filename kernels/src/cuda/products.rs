@@ -3,10 +3,10 @@
 use half::bf16;
 
 use super::driver::Wide;
-use super::embedded::ONE_LONGEST;
+use super::embedded::RING_LONGEST;
 use super::launch::aligned;
-use super::operands::{Made, Out};
-use super::params::{NarrowParams, OneParams};
+use super::operands::{Normed, Out};
+use super::params::RingParams;
 use super::{Buffer, CudaError, Gpu, View};
 use crate::shape::length;
 
@@ -26,9 +26,31 @@ fn target(op: &'static str, m: usize, n: usize, out: Out<'_>) -> Result<Target, 
     })
 }
 
-fn one_params(w: &Buffer, n: usize, k: usize, to: &Target) -> OneParams {
-    OneParams { w: w.address(), out: to.out, sum: to.sum, n: n as i32, k: k as i32, add: to.add, ..OneParams::default() }
+fn shaped(p: RingParams, m: usize, n: usize, k: usize, to: &Target) -> RingParams {
+    let (m, n, k) = (m as i32, n as i32, k as i32);
+    RingParams { out: to.out, sum: to.sum, m, n, k, out_row: to.row, add: to.add, ..p }
 }
+
+/// A product whose rows are still to come.
+fn product(m: usize, w: &Buffer, n: usize, k: usize, out: Out<'_>) -> Result<RingParams, CudaError> {
+    let op = "product";
+    aligned(op, k)?;
+    length(op, "w", w.bytes(), n * k * size_of::<bf16>())?;
+    let to = target(op, m, n, out)?;
+    Ok(RingParams { w: w.address(), ..shaped(RingParams::default(), m, n, k, &to) })
+}
+
+/// Where rows of `width` begin, of which kernels take 16 bytes at a time.
+fn few_rows(x: View<'_>, m: usize, width: usize) -> Result<u64, CudaError> {
+    let op = "product";
+    aligned(op, width)?;
+    aligned(op, x.row)?;
+    aligned(op, x.at)?;
+    x.rows::<bf16>(op, m, width)
+}
+
+/// Rows of x that a launch takes.
+const RING_ROWS: i32 = 32;
 
 impl Gpu {
     /// `x [M, K] w [N, K]^T` for few rows: by the bytes of `w`. Row i is a function of row i of `x` alone.
@@ -36,39 +58,28 @@ impl Gpu {
     /// # Errors
     /// [`CudaError::Shape`], and [`CudaError::Unsupported`] when K or the distance of rows is no multiple of 8.
     pub fn narrow(&self, x: View<'_>, m: usize, w: &Buffer, n: usize, k: usize, out: Out<'_>) -> Result<(), CudaError> {
+        self.ring(RingParams { x: few_rows(x, m, k)?, x_row: x.row as i32, ..product(m, w, n, k, out)? }, false)
+    }
+
+    /// Two products side by side, `out [M, N0 + N1]`: of `x [M, 0..K]` with the first of `w`, and of `x [M, K..2K]` with the second, `[N0, K]` and `[N1, K]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::narrow`].
+    pub fn narrow_two(
+        &self,
+        x: View<'_>,
+        m: usize,
+        w: [&Buffer; 2],
+        n: [usize; 2],
+        k: usize,
+        out: Out<'_>,
+    ) -> Result<(), CudaError> {
         let op = "product";
-        aligned(op, k)?;
-        aligned(op, x.row)?;
-        aligned(op, x.at)?;
-        length(op, "w", w.bytes(), n * k * size_of::<bf16>())?;
-        let at = x.rows::<bf16>(op, m, k)?;
-        let to = target(op, m, n, out)?;
-        if m == 1 && k <= ONE_LONGEST {
-            return self.one(OneParams { x: at, ..one_params(w, n, k, &to) });
-        }
-        let p = NarrowParams {
-            x: at,
-            w: w.address(),
-            out: to.out,
-            sum: to.sum,
-            m: m as i32,
-            n: n as i32,
-            k: k as i32,
-            x_row: x.row as i32,
-            out_row: to.row,
-            add: to.add,
-        };
-        let (tiles, processors) = (n.div_ceil(16), self.driver.processors());
-        // Rows that a block takes at once, and blocks a processor.
-        let (kernel, rows, each) = match m {
-            0..=8 => ("narrow_1", 8, 1),
-            9..=16 => ("narrow_2", 16, 2),
-            17..=32 if tiles > processors && tiles <= 2 * processors => ("narrow_4_pairs", 32, 2),
-            17..=32 => ("narrow_4", 32, 1),
-            _ => ("narrow_8", 64, 1),
-        };
-        let blocks = tiles.min(each * processors);
-        self.launch(kernel, [blocks, m.div_ceil(rows)], &p)
+        length(op, "w", w[0].bytes(), n[0] * k * size_of::<bf16>())?;
+        length(op, "w", w[1].bytes(), n[1] * k * size_of::<bf16>())?;
+        let (at, to) = (few_rows(x, m, 2 * k)?, target(op, m, n[0] + n[1], out)?);
+        let behind = RingParams { w_behind: w[1].address(), split: n[0] as i32, ..RingParams::default() };
+        self.ring(RingParams { x: at, x_row: x.row as i32, w: w[0].address(), ..shaped(behind, m, n[0] + n[1], k, &to) }, false)
     }
 
     /// As [`Gpu::narrow`], of rows that are made first, or, where it is one row, by the product itself. The same bits. `out` must not lie
@@ -76,43 +87,66 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::narrow`].
-    pub fn narrow_of(&self, rows: Made<'_>, m: usize, w: &Buffer, n: usize, k: usize, out: Out<'_>) -> Result<(), CudaError> {
-        let op = "product";
-        if m == 1 && k <= ONE_LONGEST {
-            aligned(op, k)?;
-            length(op, "w", w.bytes(), n * k * size_of::<bf16>())?;
-            let to = target(op, m, n, out)?;
-            let p = one_params(w, n, k, &to);
-            return self.one(match rows {
-                Made::Normed { residual, weight, eps, .. } => {
-                    length(op, "weight", weight.bytes(), k * size_of::<f32>())?;
-                    let residual = View::dense(residual, k).rows::<f32>(op, 1, k)?;
-                    OneParams { residual, weight: weight.address(), eps, ..p }
-                }
-                Made::Gated { x, .. } => OneParams { gate_up: View::dense(x, 2 * k).rows::<bf16>(op, 1, 2 * k)?, ..p },
-            });
-        }
-        let made = match rows {
-            Made::Normed { residual, weight, eps, into } => self.rms_norm(residual, None, m, weight, eps, into).map(|()| into)?,
-            Made::Gated { x, into } => self.swiglu(x, m, k, into).map(|()| into)?,
-        };
-        self.narrow(View::dense(made, k), m, w, n, k, out)
+    pub fn narrow_of(&self, rows: Normed<'_>, m: usize, w: &Buffer, n: usize, k: usize, out: Out<'_>) -> Result<(), CudaError> {
+        self.ring(self.made(rows, m, product(m, w, n, k, out)?)?, false)
     }
 
-    /// Three blocks a processor; tiles as large as spread the rows of W evenly over them, in as few rounds as tiles of 24 rows allow.
-    fn one(&self, mut p: OneParams) -> Result<(), CudaError> {
-        let (n, blocks) = (p.n as usize, 3 * self.driver.processors());
-        let least = if p.k > 4096 { 6 } else { 8 };
-        let rows = n.div_ceil(blocks * n.div_ceil(blocks * 24).max(1)).max(least);
-        p.rows = rows as i32;
-        let kernel = if rows < 8 {
-            "one_1"
-        } else if rows <= 16 {
-            "one_2"
-        } else {
-            "one_3"
-        };
-        self.launch(kernel, [n.div_ceil(rows).min(blocks), 1], &p)
+    /// `out [M, N]` is silu of `x wg^T`, times `x wu^T`, both rounded to bf16; `w [2 N, K]` is `wg` above `wu`, x is made first.
+    ///
+    /// # Errors
+    /// As [`Gpu::narrow`].
+    pub fn narrow_gated(
+        &self,
+        rows: Normed<'_>,
+        m: usize,
+        w: &Buffer,
+        n: usize,
+        k: usize,
+        out: &Buffer,
+    ) -> Result<(), CudaError> {
+        let op = "product";
+        length(op, "w", w.bytes(), 2 * n * k * size_of::<bf16>())?;
+        let to = target(op, m, n, Out::Rounded(View::dense(out, n)))?;
+        let p = self.made(rows, m, RingParams { w: w.address(), ..shaped(RingParams::default(), m, n, k, &to) })?;
+        self.ring(p, true)
+    }
+
+    /// `p` with its rows of x: made by the product where it is one, else by a kernel before it.
+    fn made(&self, rows: Normed<'_>, m: usize, p: RingParams) -> Result<RingParams, CudaError> {
+        let (op, k) = ("product", p.k as usize);
+        aligned(op, k)?;
+        length(op, "weight", rows.weight.bytes(), k * size_of::<f32>())?;
+        if m == 1 && k <= RING_LONGEST {
+            let residual = View::dense(rows.residual, k).rows::<f32>(op, 1, k)?;
+            return Ok(RingParams { residual, weight: rows.weight.address(), eps: rows.eps, ..p });
+        }
+        self.rms_norm(rows.residual, None, m, rows.weight, rows.eps, rows.into)?;
+        Ok(RingParams { x: few_rows(View::dense(rows.into, k), m, k)?, x_row: k as i32, ..p })
+    }
+
+    /// A block a processor; fewer where N is so small that x, which each of them reads, is more than their part of W. Rows by 32.
+    fn ring(&self, mut p: RingParams, gated: bool) -> Result<(), CudaError> {
+        let (columns, beside) = if p.split > 0 { (p.split.max(p.n - p.split), 2) } else { (p.n, 1) };
+        let blocks = (columns as usize).div_ceil(if gated { 16 } else { 32 }).min(self.driver.processors());
+        let mut left = p.m;
+        while left > 0 {
+            p.m = left.min(RING_ROWS);
+            let kernel = match (p.m, gated) {
+                (0..=8, false) => "ring_1",
+                (0..=8, true) => "ring_1_gated",
+                (_, false) => "ring_4",
+                (_, true) => "ring_4_gated",
+            };
+            self.launch(kernel, [blocks, beside], &p)?;
+            left -= p.m;
+            p.x += (p.m * p.x_row) as u64 * size_of::<bf16>() as u64;
+            for (to, bytes) in [(&mut p.out, size_of::<bf16>()), (&mut p.sum, size_of::<f32>())] {
+                if *to != 0 {
+                    *to += (p.m * p.out_row) as u64 * bytes as u64;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// As [`Gpu::narrow`], for many rows: by cublasLt where it is there. Row i is a function of row i of `x` alone here too, but not

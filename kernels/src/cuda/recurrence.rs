@@ -160,8 +160,8 @@ impl Gpu {
 
     /// One token of each of M sequences, from the projections to the gated output `[M, HV, V]`: convolutions, gates, recurrence
     /// and norm. Each state is advanced: `S [HV, K, V]` from element `at`, and what the convolutions carry behind it. It reads the
-    /// states before the kernel just before it has ended: another that writes none of them must lie between two writers of a state, as
-    /// products do in a network.
+    /// states before the kernel just before it has ended: another that writes none of them, and is not a norm, must lie between two writers of a
+    /// state, as products do in a network.
     ///
     /// # Errors
     /// [`CudaError::Shape`], [`CudaError::Unsupported`].

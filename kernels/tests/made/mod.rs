@@ -1,33 +1,54 @@
-//! What kernels make themselves where decoding has few rows: a product its row, a step its gates.
+//! What kernels make themselves where decoding has few rows: a product its row, and SwiGLU after it; a step its gates.
 
 use std::sync::Arc;
 
 use half::bf16;
-use palimpsest_kernels::cuda::{Buffer, GatesUp, Gpu, Made, Out, Projection, View};
+use palimpsest_kernels::cuda::{Buffer, GatesUp, Gpu, Normed, Out, Projection, View};
 use palimpsest_kernels::{Gdn2Shape, OutputGate};
 
 use crate::inputs::{Random, assert_same};
 use crate::rows::{poisoned, rounded, wide};
 
-/// A row that the product makes itself is the one that was made before.
+/// Rows that the product makes itself are those that were made before; SwiGLU and a second product within it are what they are by themselves.
 pub(crate) fn check(gpu: &Gpu, r: &mut Random, w: &Buffer, n: usize, k: usize) {
-    let (residual, weight) = (gpu.upload(&r.vec(k, -2.0, 2.0)).unwrap(), gpu.upload(&r.vec(k, -1.0, 1.0)).unwrap());
-    let gate_up = gpu.upload(&rounded(&r.vec(2 * k, -4.0, 4.0))).unwrap();
-    let made = poisoned(gpu, k * 2);
-    let into = poisoned(gpu, k * 2);
-    for rows in
-        [Made::Normed { residual: &residual, weight: &weight, eps: 1e-5, into: &into }, Made::Gated { x: &gate_up, into: &into }]
-    {
-        match rows {
-            Made::Normed { .. } => gpu.rms_norm(&residual, None, 1, &weight, 1e-5, &made).unwrap(),
-            Made::Gated { .. } => gpu.swiglu(&gate_up, 1, k, &made).unwrap(),
+    for m in [1, 7, 11, 35] {
+        let (residual, weight) = (gpu.upload(&r.vec(m * k, -2.0, 2.0)).unwrap(), gpu.upload(&r.vec(k, -1.0, 1.0)).unwrap());
+        let [made, into] = [(); 2].map(|()| poisoned(gpu, m * k * 2));
+        let rows = Normed { residual: &residual, weight: &weight, eps: 1e-5, into: &into };
+        gpu.rms_norm(&residual, None, m, &weight, 1e-5, &made).unwrap();
+        // Among many rows it goes another way.
+        let most = 37;
+        let many = gpu.upload(&[made.to_vec::<bf16>().unwrap(), rounded(&vec![1.0; (most - m) * k])].concat()).unwrap();
+        let (expected, out) = (poisoned(gpu, most * n * 4), poisoned(gpu, m * n * 4));
+        gpu.narrow(View::dense(&many, k), most, w, n, k, Out::Sum(View::dense(&expected, n))).unwrap();
+        gpu.narrow_of(rows, m, w, n, k, Out::Sum(View::dense(&out, n))).unwrap();
+        let expected = expected.to_vec::<f32>().unwrap();
+        assert_same(&format!("{m} norms"), &out.to_vec::<f32>().unwrap(), &expected[..m * n]);
+
+        let half = n / 2;
+        if n % 2 == 0 {
+            let [gated, alone] = [(); 2].map(|()| poisoned(gpu, m * half * 2));
+            gpu.narrow_gated(rows, m, w, half, k, &gated).unwrap();
+            let rounded = gpu.upload(&rounded(&expected[..m * n])).unwrap();
+            gpu.swiglu(&rounded, m, half, &alone).unwrap();
+            assert_same(&format!("{m} gated"), &wide(&gated.to_vec::<bf16>().unwrap()), &wide(&alone.to_vec::<bf16>().unwrap()));
         }
-        // Among two rows it goes the way of few.
-        let two = gpu.upload(&[made.to_vec::<bf16>().unwrap(), rounded(&vec![1.0; k])].concat()).unwrap();
-        let (expected, out) = (poisoned(gpu, 2 * n * 4), poisoned(gpu, n * 4));
-        gpu.narrow(View::dense(&two, k), 2, w, n, k, Out::Sum(View::dense(&expected, n))).unwrap();
-        gpu.narrow_of(rows, 1, w, n, k, Out::Sum(View::dense(&out, n))).unwrap();
-        assert_same(&format!("{rows:?}"), &out.to_vec::<f32>().unwrap(), &expected.to_vec::<f32>().unwrap()[..n]);
+    }
+}
+
+/// Two products side by side, of K columns of x each, are those by themselves.
+pub(crate) fn check_two(gpu: &Gpu, r: &mut Random, n: [usize; 2], k: usize) {
+    for m in [1, 9, 40] {
+        let x = gpu.upload(&rounded(&r.vec(m * 2 * k, -1.0, 1.0))).unwrap();
+        let w = n.map(|n| gpu.upload(&rounded(&r.vec(n * k, -1.0, 1.0))).unwrap());
+        let both = n[0] + n[1];
+        let [out, alone] = [(); 2].map(|()| poisoned(gpu, m * both * 4));
+        gpu.narrow_two(View::dense(&x, 2 * k), m, [&w[0], &w[1]], n, k, Out::Sum(View::dense(&out, both))).unwrap();
+        for i in 0..2 {
+            let (x, to) = (View::dense(&x, 2 * k).from(i * k), View::dense(&alone, both).from(i * n[0]));
+            gpu.narrow(x, m, &w[i], n[i], k, Out::Sum(to)).unwrap();
+        }
+        assert_same(&format!("two of {n:?} x {k}, {m} rows"), &out.to_vec::<f32>().unwrap(), &alone.to_vec::<f32>().unwrap());
     }
 }
 
