@@ -26,7 +26,7 @@ pub(crate) fn check(gpu: &Gpu, r: &mut Random, w: &Buffer, n: usize, k: usize) {
         assert_same(&format!("{m} norms"), &out.to_vec::<f32>().unwrap(), &expected[..m * n]);
 
         let half = n / 2;
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             let [gated, alone] = [(); 2].map(|()| poisoned(gpu, m * half * 2));
             gpu.narrow_gated(rows, m, w, half, k, &gated).unwrap();
             let rounded = gpu.upload(&rounded(&expected[..m * n])).unwrap();
