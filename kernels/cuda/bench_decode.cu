@@ -81,7 +81,7 @@ void steps_of(int m) {
         for (auto k : {f.four, f.four_gated}) CK(cudaFuncSetAttribute(k, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(RingShared<4>)));
         return f;
     };
-    const Form forms[] = {form(std::integral_constant<int, 3>()), form(std::integral_constant<int, 5>()), form(std::integral_constant<int, 7>()), form(std::integral_constant<int, 10>())};
+    const Form forms[] = {form(std::integral_constant<int, 3>()), form(std::integral_constant<int, 5>()), form(std::integral_constant<int, 7>())};
     CK(cudaFuncSetAttribute(gdn2_step_gates_k128_v128, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(StepShared<128, 128>) + sizeof(GateShared)));
     auto step = [&](const WayOfMany& way) {
         RowParams e{}, norm{};

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes code/: PTX and machine code for sm_90a of all.cu, packed by zstd, and the hash of what they were made from. `NVCC` names a compiler, else
-# `nvcc` is looked for. That of 13.0, from PyPI, serves without a GPU:
+# `nvcc` is looked for; `zstd` is needed. That of 13.0, from PyPI, serves without a GPU:
 #   pip install --no-deps nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 # usage: build.sh [FOLDER], or build.sh --hash to print the hash of the sources.
 set -euo pipefail

@@ -251,7 +251,9 @@ inline void barrier_wait(u64* b, u32 parity) {
     while ((bits(b).phase & 1) == parity) emulate::yield();
 }
 inline void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
+    const u8* begin = emulate::block->shared.data();
     assert((size_t)to % 16 == 0 && (size_t)from % 16 == 0 && bytes % 16 == 0);
+    assert((u8*)to >= begin && (u8*)to + bytes <= begin + emulate::block->shared.size());
     memcpy(to, from, bytes);
     bits(b).bytes -= bytes;
     barrier_turn(b);

@@ -77,7 +77,7 @@ static_assert(sizeof(StepParams) == 19 * 8 + 16 * 4, "params.rs has the same");
 // out = x W^T of up to 32 rows, in bf16 to `out`, in f32 to `sum` (or added to it), where they are given: ring.cu.
 struct RingParams {
     const bf16* x;          // [M, K]
-    const bf16* w;          // [N, K]; where `split`, [split, K]
+    const bf16* w;          // [N, K]; where `split`, [split, K]; [2 N, K] where GATED
     const bf16* w_behind;   // [N - split, K], which take the K columns of x behind those of the others
     bf16* out;              // [M, N]
     float* sum;             // [M, N]

@@ -113,7 +113,8 @@ DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* b) {
                  "l"(from), "r"(bytes), "r"(shared_address(b))
                  : "memory");
 }
-// What the block wrote to shared memory is seen by bulk copies and products of a warpgroup, after a barrier.
+// What the block wrote to shared memory is seen by bulk copies and products of a warpgroup, after a barrier; and what it read was read before
+// a bulk copy that a barrier lets go writes there.
 DEVICE void copies_see_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // `from` may be used again after copies_out_read, by the same thread.
 DEVICE void copy_bulk_out(void* to, const void* from, u32 bytes) {
@@ -213,7 +214,7 @@ template <int N> DEVICE void more_registers() {}
 template <int N> DEVICE void fewer_registers() {}
 DEVICE void group_begin() {}
 DEVICE void group_commit() {}
-template <int N> DEVICE void group_wait() { __syncwarp(); }  // before it tells others what it has read
+template <int N> DEVICE void group_wait() { copies_see_writes(), __syncwarp(); }  // before it tells others what it has read
 template <int BLOCKS> DEVICE void group_hold(float (&)[BLOCKS][4]) {}
 DEVICE void group_keep(u32 (&)[4]) {}
 #endif

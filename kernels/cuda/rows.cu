@@ -58,7 +58,7 @@ template <class Wait> DEVICE void norm_row(const float* x, const float* weight, 
     for (int i = rest; i < d; i += ROW_THREADS) out[i] = narrow(x[i] * scale * weight[i]);
 }
 
-// norm_row of rows of the residual stream: M of them, or those of `ids`, which come from the host. A block a row. What follows may begin at once: products
+// norm_row of rows of the residual stream: M of them, or those of `ids`, which no kernel just before writes. A block a row. What follows may begin at once: products
 // ask for their weights meanwhile.
 KERNEL(ROW_THREADS, rms_norm, RowParams) {
     DYNAMIC_SHARED(scratch);

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use half::bf16;
 use inputs::{Random, assert_same, distance};
-use palimpsest_kernels::cuda::{Buffer, Gpu, Mixer, Out, Projection, View};
+use palimpsest_kernels::cuda::{Buffer, Gpu, Mixer, Normed, Out, Projection, View};
 use palimpsest_kernels::{Gdn2Shape, OutputGate};
 use rows::{Rows, poisoned, rounded, sigmoid, silu, through_bf16, wide};
 
@@ -309,9 +309,9 @@ fn products_are_those_of_each_row_alone() {
     let mut r = Random::fresh("products");
     for gpu in devices("products_are_those_of_each_row_alone") {
         let sizes: &[(usize, usize)] = if is_emulated(&gpu) {
-            &[(24, 40), (17, 264), (90, 40), (440, 40), (30, 4104)]
+            &[(24, 40), (17, 264), (92, 40), (440, 40), (28, 4104), (200, 2568), (110, 6664), (8, 8200)]
         } else {
-            &[(24, 40), (17, 264), (384, 1024), (4096, 384), (10496, 64), (1000, 2304), (2304, 6208)]
+            &[(24, 40), (17, 264), (384, 1024), (4096, 384), (10496, 64), (1000, 2304), (2304, 6208), (4400, 6664), (64, 8200)]
         };
         for &(n, k) in sizes {
             let w = through_bf16(r.vec(n * k, -1.0, 1.0));
@@ -345,7 +345,7 @@ fn products_are_those_of_each_row_alone() {
                 assert_same("added", &out.to_vec::<f32>().unwrap(), &twice);
             }
             made::check(&gpu, &mut r, &on_device, n, k);
-            made::check_two(&gpu, &mut r, [30, n], k.min(128));
+            made::check_two(&gpu, &mut r, [if n > 100 { 2 } else { 30 }, n], if k == 264 { k } else { k.min(128) });
             if is_emulated(&gpu) || n % 8 != 0 {
                 continue;
             }
@@ -512,6 +512,27 @@ fn wrong_lengths_are_refused_before_anything_runs() {
         assert!(product(2, 16, 16).is_err(), "W is not so large");
         assert!(product(1, 12, 12).is_err(), "K is no multiple of 8");
         assert!(product(2, 8, 16).is_ok());
+        let two = |k, w: [&Buffer; 2]| gpu.narrow_two(View::dense(&x, 2 * k), 1, w, [4, 4], k, Out::Sum(View::dense(&out, 8)));
+        let [fits, short] = [32, 24].map(|n| gpu.upload(&vec![bf16::ONE; n]).unwrap());
+        let twelve = gpu.upload(&[bf16::ONE; 48]).unwrap();
+        assert!(two(12, [&twelve, &twelve]).is_err(), "K is no multiple of 8");
+        assert!(two(8, [&fits, &short]).is_err() && two(8, [&short, &fits]).is_err(), "a W is not so large");
+        assert!(two(8, [&fits, &fits]).is_ok());
+        let [residual, weight, into] = [32 * 4, 16 * 4, 32 * 2].map(|bytes| poisoned(&gpu, bytes));
+        let rows = |into, weight| Normed { residual: &residual, weight, eps: 1e-5, into };
+        let normed = |m, rows| gpu.narrow_of(rows, m, &w, 8, 16, Out::Sum(View::dense(&out, 8)));
+        let gated = |m, rows| gpu.narrow_gated(rows, m, &w, 4, 16, &out);
+        for m in [1, 2] {
+            assert!(normed(m, rows(&into, &weight)).is_ok() && gated(m, rows(&into, &weight)).is_ok());
+            assert!(normed(m, rows(&into, &short)).is_err() && gated(m, rows(&into, &short)).is_err(), "weight is short");
+        }
+        assert!(normed(2, rows(&short, &weight)).is_err() && gated(2, rows(&short, &weight)).is_err(), "no room for two norms");
+        assert!(normed(3, rows(&into, &weight)).is_err() && gated(3, rows(&into, &weight)).is_err(), "there are two rows");
+        assert!(
+            gpu.narrow_of(rows(&into, &weight), 1, &w, 8, 12, Out::Sum(View::dense(&out, 8))).is_err(),
+            "K is no multiple of 8"
+        );
+        assert!(gpu.narrow_gated(rows(&into, &weight), 1, &w, 8, 16, &out).is_err(), "W has not two halves of 8");
         assert!(gpu.supports(&shape(1, 1, 96, 64)).is_err() && gpu.supports(&shape(1, 1, 64, 64)).is_ok());
         let refused = gpu.supports(&shape(1, 1, 96, 64)).unwrap_err().to_string();
         assert!(refused.contains("96") && refused.contains("CPU"), "{refused}");

@@ -14,9 +14,10 @@ pub(super) fn ptx() -> Option<Vec<u8>> {
 
 #[cfg(any(target_os = "linux", windows))]
 fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
-    let mut all = Vec::new();
-    std::io::Read::read_to_end(&mut ruzstd::decoding::StreamingDecoder::new(packed).ok()?, &mut all).ok()?;
-    Some(all)
+    let (mut all, mut stream) = (Vec::new(), ruzstd::decoding::StreamingDecoder::new(packed).ok()?);
+    std::io::Read::read_to_end(&mut stream, &mut all).ok()?;
+    // The stream itself does not compare them.
+    (stream.decoder.get_checksum_from_data() == stream.decoder.get_calculated_checksum()).then_some(all)
 }
 
 /// The hash of their sources.
@@ -109,11 +110,23 @@ pub(super) fn find(name: &str) -> Option<&'static Kernel> {
 mod tests {
     #[test]
     fn both_forms_unpack_and_have_every_kernel() {
-        for code in [super::cubin(), super::ptx()] {
-            let code = code.unwrap();
-            for kernel in super::KERNELS {
-                assert!(code.windows(kernel.name.len()).any(|name| name == kernel.name.as_bytes()), "{}", kernel.name);
-            }
+        let (cubin, ptx) = (super::cubin().unwrap(), super::ptx().unwrap());
+        let has = |code: &[u8], name: &str| code.windows(name.len()).any(|at| at == name.as_bytes());
+        for kernel in super::KERNELS {
+            assert!(has(&cubin, &format!(".text.{}\0", kernel.name)), "{}", kernel.name);
+            assert!(has(&ptx, &format!(".entry {}(", kernel.name)), "{}", kernel.name);
         }
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_unpacked() {
+        let whole = include_bytes!("../../cuda/code/kernels.cubin.zst");
+        assert!(super::unpacked(whole).is_some());
+        for at in (4..whole.len()).step_by(whole.len() / 20) {
+            let mut damaged = whole.to_vec();
+            damaged[at] ^= 1;
+            assert!(super::unpacked(&damaged).is_none(), "bit 0 of byte {at}");
+        }
+        assert!(super::unpacked(&whole[..whole.len() - 1]).is_none());
     }
 }

@@ -71,7 +71,8 @@ impl Gpu {
         self.launch("embed", [m, 1], &p)
     }
 
-    /// RMSNorm of rows of `residual [.., D]` (f32) into `out [M, D]` (bf16): the first M, or those that `rows` (u32) names.
+    /// RMSNorm of rows of `residual [.., D]` (f32) into `out [M, D]` (bf16): the first M, or those that `rows` (u32) names. Neither `rows` nor
+    /// `weight`, nor the weights of a product queued after it, may be what a kernel queued just before writes: they are asked for before it has ended.
     ///
     /// # Errors
     /// [`CudaError::Shape`].

@@ -50,7 +50,7 @@ fn few_rows(x: View<'_>, m: usize, width: usize) -> Result<u64, CudaError> {
 }
 
 /// Rows of x that a launch takes.
-const RING_ROWS: i32 = 32;
+const ROWS_OF_X: i32 = 32;
 
 impl Gpu {
     /// `x [M, K] w [N, K]^T` for few rows: by the bytes of `w`. Row i is a function of row i of `x` alone.
@@ -75,6 +75,10 @@ impl Gpu {
         out: Out<'_>,
     ) -> Result<(), CudaError> {
         let op = "product";
+        if n[0] == 0 {
+            return self.narrow(x.from(k), m, w[1], n[1], k, out);
+        }
+        aligned(op, k)?;
         length(op, "w", w[0].bytes(), n[0] * k * size_of::<bf16>())?;
         length(op, "w", w[1].bytes(), n[1] * k * size_of::<bf16>())?;
         let (at, to) = (few_rows(x, m, 2 * k)?, target(op, m, n[0] + n[1], out)?);
@@ -124,13 +128,13 @@ impl Gpu {
         Ok(RingParams { x: few_rows(View::dense(rows.into, k), m, k)?, x_row: k as i32, ..p })
     }
 
-    /// A block a processor; fewer where N is so small that x, which each of them reads, is more than their part of W. Rows by 32.
+    /// A block a processor; fewer where N is small, as each reads all of x: 32 rows of W each measured best (GPU.md). Rows of x by 32.
     fn ring(&self, mut p: RingParams, gated: bool) -> Result<(), CudaError> {
         let (columns, beside) = if p.split > 0 { (p.split.max(p.n - p.split), 2) } else { (p.n, 1) };
         let blocks = (columns as usize).div_ceil(if gated { 16 } else { 32 }).min(self.driver.processors());
         let mut left = p.m;
         while left > 0 {
-            p.m = left.min(RING_ROWS);
+            p.m = left.min(ROWS_OF_X);
             let kernel = match (p.m, gated) {
                 (0..=8, false) => "ring_1",
                 (0..=8, true) => "ring_1_gated",

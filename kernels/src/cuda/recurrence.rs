@@ -36,7 +36,8 @@ impl Gpu {
     pub fn supports(&self, shape: &Gdn2Shape) -> Result<(), CudaError> {
         supported(shape)?;
         let (prepare, scan) = segments(shape);
-        let needed = [prepare, scan].into_iter().filter_map(embedded::find).map(|kernel| kernel.shared_bytes as usize).max();
+        let needed =
+            [prepare, scan, "ring_4"].into_iter().filter_map(embedded::find).map(|kernel| kernel.shared_bytes as usize).max();
         let got = self.driver.shared_bytes();
         if needed.is_some_and(|needed| needed > got) {
             return Err(CudaError::Unsupported { op: "gdn2", needs: "a GPU with more shared memory a block", got });

@@ -9,7 +9,7 @@ use palimpsest_kernels::{Gdn2Shape, OutputGate};
 use crate::inputs::{Random, assert_same};
 use crate::rows::{poisoned, rounded, wide};
 
-/// Rows that the product makes itself are those that were made before; SwiGLU and a second product within it are what they are by themselves.
+/// Rows that the product makes itself are those that were made before; SwiGLU within it is what it is by itself.
 pub(crate) fn check(gpu: &Gpu, r: &mut Random, w: &Buffer, n: usize, k: usize) {
     for m in [1, 7, 11, 35] {
         let (residual, weight) = (gpu.upload(&r.vec(m * k, -2.0, 2.0)).unwrap(), gpu.upload(&r.vec(k, -1.0, 1.0)).unwrap());
@@ -26,7 +26,7 @@ pub(crate) fn check(gpu: &Gpu, r: &mut Random, w: &Buffer, n: usize, k: usize) {
         assert_same(&format!("{m} norms"), &out.to_vec::<f32>().unwrap(), &expected[..m * n]);
 
         let half = n / 2;
-        if n.is_multiple_of(2) {
+        if n.is_multiple_of(4) {
             let [gated, alone] = [(); 2].map(|()| poisoned(gpu, m * half * 2));
             gpu.narrow_gated(rows, m, w, half, k, &gated).unwrap();
             let rounded = gpu.upload(&rounded(&expected[..m * n])).unwrap();
@@ -38,17 +38,22 @@ pub(crate) fn check(gpu: &Gpu, r: &mut Random, w: &Buffer, n: usize, k: usize) {
 
 /// Two products side by side, of K columns of x each, are those by themselves.
 pub(crate) fn check_two(gpu: &Gpu, r: &mut Random, n: [usize; 2], k: usize) {
+    let (both, row) = (n[0] + n[1], 2 * k + 8);
     for m in [1, 9, 40] {
-        let x = gpu.upload(&rounded(&r.vec(m * 2 * k, -1.0, 1.0))).unwrap();
+        let held = gpu.upload(&rounded(&r.vec(m * row, -1.0, 1.0))).unwrap();
+        let x = View::dense(&held, row).from(8);
         let w = n.map(|n| gpu.upload(&rounded(&r.vec(n * k, -1.0, 1.0))).unwrap());
-        let both = n[0] + n[1];
-        let [out, alone] = [(); 2].map(|()| poisoned(gpu, m * both * 4));
-        gpu.narrow_two(View::dense(&x, 2 * k), m, [&w[0], &w[1]], n, k, Out::Sum(View::dense(&out, both))).unwrap();
+        let [sums, alone] = [(); 2].map(|()| poisoned(gpu, m * both * 4));
+        let words = poisoned(gpu, m * both * 2);
+        gpu.narrow_two(x, m, [&w[0], &w[1]], n, k, Out::Sum(View::dense(&sums, both))).unwrap();
+        gpu.narrow_two(x, m, [&w[0], &w[1]], n, k, Out::Rounded(View::dense(&words, both))).unwrap();
         for i in 0..2 {
-            let (x, to) = (View::dense(&x, 2 * k).from(i * k), View::dense(&alone, both).from(i * n[0]));
-            gpu.narrow(x, m, &w[i], n[i], k, Out::Sum(to)).unwrap();
+            let to = View::dense(&alone, both).from(i * n[0]);
+            gpu.narrow(x.from(i * k), m, &w[i], n[i], k, Out::Sum(to)).unwrap();
         }
-        assert_same(&format!("two of {n:?} x {k}, {m} rows"), &out.to_vec::<f32>().unwrap(), &alone.to_vec::<f32>().unwrap());
+        let alone = alone.to_vec::<f32>().unwrap();
+        assert_same(&format!("two of {n:?} x {k}, {m} rows"), &sums.to_vec::<f32>().unwrap(), &alone);
+        assert_same("rounded", &wide(&words.to_vec::<bf16>().unwrap()), &wide(&rounded(&alone)));
     }
 }
 
