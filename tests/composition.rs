@@ -6,7 +6,7 @@ use std::path::Path;
 
 use palimpsest::compose::Part;
 use palimpsest::model::Sequence;
-use palimpsest::state::{LayerOffsets, State};
+use palimpsest::state::{State, layer_offsets};
 use palimpsest::{Reader, ReaderOptions};
 use safetensors::Dtype;
 use tiny::{Noise, Tiny, write_tensors, write_word_tokenizer};
@@ -40,7 +40,7 @@ fn in_sequence(reader: &Reader, passages: &[Vec<u32>]) -> State {
 
 /// |a - b| / |b| of the recurrent part of a layer.
 fn apart(reader: &Reader, layer: usize, a: &State, b: &State) -> f64 {
-    let at = LayerOffsets::of(reader.config(), layer);
+    let at = layer_offsets(reader.config(), layer);
     let (a, b) = (&a.data()[at.recurrent..at.conv_q], &b.data()[at.recurrent..at.conv_q]);
     let off: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     (off / b.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>()).sqrt()
@@ -71,8 +71,8 @@ fn passages_put_together_are_exact_in_the_first_layer() {
             assert!(!alone || first <= 1e-5, "{lengths:?}: {first:.1e}");
             // The last inputs of the convolutions are those of the last passage, where it has three.
             if alone && lengths[2] >= 3 {
-                let at = LayerOffsets::of(reader.config(), 0).conv_q;
-                let end = LayerOffsets::of(reader.config(), 1).recurrent;
+                let at = layer_offsets(reader.config(), 0).conv_q;
+                let end = layer_offsets(reader.config(), 1).recurrent;
                 assert_eq!(composed.data()[at..end], sequence.data()[at..end]);
             }
             assert!(lengths == [1, 1, 1] || apart(&reader, 1, &composed, &sequence) > 1e-3, "above, it cannot be");

@@ -16,7 +16,7 @@ use palimpsest::device::DeviceModel;
 use palimpsest::kernels::cuda::Gpu;
 use palimpsest::kernels::{Dtype, Kernels};
 use palimpsest::model::{Model, Scratch, Sequence, Want};
-use palimpsest::state::{LayerOffsets, SEGMENT, State};
+use palimpsest::state::{SEGMENT, State, layer_offsets};
 use safetensors::Dtype as Stored;
 use tiny::{Noise, Tiny};
 
@@ -143,7 +143,7 @@ fn it_is_the_network_of_the_cpu() {
                 let boundary = n / SEGMENT * SEGMENT;
                 if boundary == n {
                     for layer in 0..cpu.config().layers {
-                        let from = LayerOffsets::of(cpu.config(), layer);
+                        let from = layer_offsets(cpu.config(), layer);
                         for part in [from.recurrent..from.conv_q, from.conv_q..from.conv_v] {
                             let off = distance(&got.data()[part.clone()], &state.data()[part]);
                             assert!(off < 2e-2, "{n} tokens, layer {layer}: state off by {off:.2e}");

@@ -7,7 +7,7 @@ use palimpsest::checkpoint::{Checkpoint, Dialect};
 use palimpsest::kernels::{Dtype, Kernels};
 use palimpsest::model::{Model, Scratch};
 use palimpsest::model::{Sequence, Want};
-use palimpsest::state::{LayerOffsets, State};
+use palimpsest::state::{LayerOffsets, State, layer_offsets};
 use safetensors::SafeTensors;
 
 const BOUND: f64 = 1e-4;
@@ -111,7 +111,7 @@ fn compare(reader: &Path, golden: &Path) -> Result<(), String> {
         }
         reference.extend(floats(&vectors, "logits_last")?);
         let part = |from: fn(LayerOffsets) -> usize, n: usize| -> Vec<f32> {
-            (0..c.layers).flat_map(|l| state.data()[from(LayerOffsets::of(&c, l))..][..n].to_vec()).collect()
+            (0..c.layers).flat_map(|l| state.data()[from(layer_offsets(&c, l))..][..n].to_vec()).collect()
         };
         for (what, got, want) in [
             ("logits", logits, reference),

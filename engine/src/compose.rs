@@ -14,7 +14,7 @@ use palimpsest_kernels::Gdn2Shape;
 use crate::error::{Error, Result};
 use crate::model::{Config, Sequence};
 use crate::read::Reader;
-use crate::state::{LayerOffsets, State};
+use crate::state::{State, layer_offsets};
 
 /// A passage read from the empty state, ready to be put behind others.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +63,7 @@ impl Part {
         let mut data = self.state.data().to_vec();
         let Gdn2Shape { heads, value_heads, key_dim, value_dim } = config.gdn2();
         for layer in 0..config.layers {
-            let at = LayerOffsets::of(config, layer).recurrent;
+            let at = layer_offsets(config, layer).recurrent;
             for head in 0..value_heads {
                 let p = (layer * heads + head / (value_heads / heads)) * key_dim * key_dim;
                 let p = &self.transition[p..p + key_dim * key_dim];

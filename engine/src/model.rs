@@ -6,12 +6,12 @@
 //! Every row depends on its own tokens alone, bit for bit, whatever is read beside it: the kernels promise it for products
 //! and recurrences, and nothing here mixes rows. The plain twin of this file is `twin.rs`.
 
-use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, Mixer, MixerRows, together};
 
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Part};
 use crate::error::{Error, Result};
-use crate::state::{LayerOffsets, SEGMENT, State};
+use crate::state::{SEGMENT, State, layer_offsets};
 
 mod config;
 
@@ -283,7 +283,7 @@ impl Model {
             if rows == 0 {
                 break;
             }
-            self.blocks_forward(batch, read, rows, scratch, pace)?;
+            together(|| self.blocks_forward(batch, read, rows, scratch, pace))?;
             let mut first = 0;
             for (i, s) in batch.iter_mut().enumerate() {
                 let len = scratch.lens[i];
@@ -354,7 +354,7 @@ impl Model {
         read: &[usize],
         rows: usize,
         scratch: &mut Scratch,
-        pace: &Pace<'_>,
+        pace: &mut Pace<'_>,
     ) -> Result<()> {
         let d = self.config.width;
         let x = sized(&mut scratch.x, rows * d);
@@ -374,7 +374,6 @@ impl Model {
     fn mixer(&self, layer: usize, block: &Block, batch: &mut [Sequence<'_>], rows: usize, scratch: &mut Scratch) -> Result<()> {
         let (c, kernels) = (&self.config, &self.kernels);
         let (hk, hv) = (rows * c.key_width(), rows * c.value_width());
-        let at = LayerOffsets::of(c, layer);
         let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, .. } = scratch;
         let (lens, transitions) = (&scratch.lens, &mut scratch.transitions);
         let (nothing, thrown_away) = (&mut scratch.nothing, &mut scratch.thrown_away);
@@ -391,18 +390,24 @@ impl Model {
             [&block.q, &block.k, &block.v, &block.b, &block.w, &block.f_down, &block.g_down],
             [&mut *raw_q, &mut *raw_k, &mut *raw_v, &mut *b, &mut *w, &mut *decay_low, &mut *gate_low],
         )?;
-        kernels.conv_silu(lens, raw_q, &block.q_taps, batch, at.conv_q, q)?;
-        kernels.conv_silu(lens, raw_k, &block.k_taps, batch, at.conv_k, k)?;
-        kernels.conv_silu(lens, raw_v, &block.v_taps, batch, at.conv_v, v)?;
-        kernels.l2_norm(q, c.key_dim)?;
-        kernels.l2_norm(k, c.key_dim)?;
-        kernels.sigmoid(b, if c.allow_neg_eigval { 2.0 } else { 1.0 })?;
-        kernels.sigmoid(w, if c.doubled_write { 2.0 } else { 1.0 })?;
-        kernels.matmul(decay_low, &block.f_up, g)?;
-        kernels.log_decay(g, &block.a_log, &block.dt_bias)?;
-
-        let out = sized(out, hv);
-        kernels.gdn2(&c.gdn2(), lens, q, k, v, g, b, w, batch, at.recurrent, out)?;
+        let (out, gate, mixed) = (sized(out, hv), sized(gate, hv), sized(mixed, hv));
+        let rows = MixerRows {
+            raw_q,
+            raw_k,
+            raw_v,
+            decay_low,
+            gate_low,
+            b: &mut *b,
+            w,
+            q: &mut *q,
+            k: &mut *k,
+            v,
+            g: &mut *g,
+            gate,
+            out,
+            mixed: &mut *mixed,
+        };
+        kernels.mix(&block.mixer(c), lens, rows, batch, layer_offsets(c, layer))?;
         if !transitions.is_empty() {
             // The same steps on the identity, with nothing written: their product.
             let shape = Gdn2Shape { value_heads: c.heads, value_dim: c.key_dim, ..c.gdn2() };
@@ -410,14 +415,6 @@ impl Model {
             let at = layer * shape.heads * shape.key_dim * shape.key_dim;
             kernels.gdn2(&shape, lens, q, k, nothing, g, b, nothing, transitions, at, out)?;
         }
-
-        let gate = sized(gate, hv);
-        for row in gate.chunks_exact_mut(c.value_width()) {
-            row.copy_from_slice(&block.g_bias);
-        }
-        kernels.matmul_add(gate_low, &block.g_up, gate)?;
-        let mixed = sized(mixed, hv);
-        kernels.gated_rms_norm(out, gate, &block.o_norm, c.norm_eps, c.output_gate, mixed)?;
         Ok(kernels.matmul_add(mixed, &block.o, x)?)
     }
 
@@ -430,13 +427,31 @@ impl Model {
         kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
         let n = rows * c.hidden;
         let (gate, up, hidden) = (sized(hidden_gate, n), sized(hidden_up, n), sized(hidden, n));
-        kernels.matmul_each(normed, [&block.gate, &block.up], [&mut *gate, &mut *up])?;
-        kernels.swiglu(gate, up, hidden)?;
+        kernels.matmul_swiglu(normed, &block.gate, &block.up, [gate, up], hidden)?;
         Ok(kernels.matmul_add(hidden, &block.down, x)?)
     }
 }
 
 impl Block {
+    fn mixer<'a>(&'a self, c: &Config) -> Mixer<'a> {
+        Mixer {
+            shape: c.gdn2(),
+            q_taps: &self.q_taps,
+            k_taps: &self.k_taps,
+            v_taps: &self.v_taps,
+            f_up: &self.f_up,
+            a_log: &self.a_log,
+            dt_bias: &self.dt_bias,
+            g_up: &self.g_up,
+            g_bias: &self.g_bias,
+            o_norm: &self.o_norm,
+            eps: c.norm_eps,
+            output_gate: c.output_gate,
+            erase_scale: if c.allow_neg_eigval { 2.0 } else { 1.0 },
+            write_scale: if c.doubled_write { 2.0 } else { 1.0 },
+        }
+    }
+
     fn matrices(&self) -> [&Matrix; 13] {
         [
             &self.q,

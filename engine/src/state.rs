@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+pub use palimpsest_kernels::LayerOffsets;
 use palimpsest_kernels::cuda::{Arrival, Buffer, Host};
 
 use crate::model::Config;
@@ -18,28 +19,14 @@ pub const SEGMENT: usize = 64;
 /// Inputs a width-4 causal convolution carries over.
 pub(crate) const CARRIED: usize = 3;
 
-/// Where the parts of a layer's state lie, in elements from the start of the state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerOffsets {
-    /// `S` `[HV, K, V]`
-    pub recurrent: usize,
-    /// `[3, H*K]`
-    pub conv_q: usize,
-    /// `[3, H*K]`
-    pub conv_k: usize,
-    /// `[3, HV*V]`
-    pub conv_v: usize,
-}
-
-impl LayerOffsets {
-    /// Offsets of layer `layer` in a state of `config`'s shape.
-    #[must_use]
-    pub fn of(config: &Config, layer: usize) -> Self {
-        let recurrent = layer * elements_per_layer(config);
-        let conv_q = recurrent + config.value_heads * config.key_dim * config.value_dim;
-        let conv_k = conv_q + CARRIED * config.key_width();
-        Self { recurrent, conv_q, conv_k, conv_v: conv_k + CARRIED * config.key_width() }
-    }
+/// Offsets of layer `layer`'s parts in a state of `config`'s shape: `S` `[HV, K, V]`, then the last inputs of the convolutions of
+/// queries and keys `[3, H*K]` and of values `[3, HV*V]`.
+#[must_use]
+pub fn layer_offsets(config: &Config, layer: usize) -> LayerOffsets {
+    let recurrent = layer * elements_per_layer(config);
+    let conv_q = recurrent + config.value_heads * config.key_dim * config.value_dim;
+    let conv_k = conv_q + CARRIED * config.key_width();
+    LayerOffsets { recurrent, conv_q, conv_k, conv_v: conv_k + CARRIED * config.key_width() }
 }
 
 fn elements_per_layer(config: &Config) -> usize {

@@ -6,7 +6,7 @@ use palimpsest_kernels::OutputGate;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::Config;
-use crate::state::{CARRIED, LayerOffsets, State};
+use crate::state::{CARRIED, LayerOffsets, State, layer_offsets};
 
 /// The twin: weights as candle tensors, f32 on the CPU.
 pub struct Twin {
@@ -112,7 +112,7 @@ impl Twin {
         let mut state = vec![0.0; State::elements(&self.config)];
         let mut x = self.embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            x = (&x + self.mixer(layer, &self.norm(&x, &layer.attn_norm)?, LayerOffsets::of(&self.config, i), &mut state)?)?;
+            x = (&x + self.mixer(layer, &self.norm(&x, &layer.attn_norm)?, layer_offsets(&self.config, i), &mut state)?)?;
             let h = self.norm(&x, &layer.mlp_norm)?;
             let h = (linear(&h, &layer.gate)?.silu()? * linear(&h, &layer.up)?)?;
             x = (x + linear(&h, &layer.down)?)?;

@@ -14,15 +14,15 @@
 
 use crate::Kernels;
 use crate::cpu::{Conv, Recurrence, Shared};
-use crate::parallel::{grain, split};
+use crate::sequences::{Rows, each_part};
 use crate::shape::{ShapeError, length, rows_of, sequences};
 
 /// Taps of the short convolution.
-const TAPS: usize = 4;
+pub(crate) const TAPS: usize = 4;
 /// Channels that a thread takes at once.
 const CHANNELS: usize = 64;
 /// Elements of a state that a token goes through in a nanosecond, and channels of a convolution, about.
-const STATES: usize = 12;
+pub(crate) const STATES: usize = 12;
 const CONVOLUTIONS: usize = 2;
 
 /// The recurrence's shape.
@@ -45,7 +45,7 @@ impl Gdn2Shape {
         self.value_heads * self.key_dim * self.value_dim
     }
 
-    fn check(&self, op: &'static str) -> Result<(), ShapeError> {
+    pub(crate) fn check(&self, op: &'static str) -> Result<(), ShapeError> {
         let named =
             [("heads", self.heads), ("value_heads", self.value_heads), ("key_dim", self.key_dim), ("value_dim", self.value_dim)];
         if let Some(&(name, _)) = named.iter().find(|(_, size)| *size == 0) {
@@ -65,7 +65,7 @@ impl Kernels {
     /// # Errors
     /// [`ShapeError`] when a slice or a state is too short or too long; nothing was written then.
     #[allow(clippy::too_many_arguments)]
-    pub fn gdn2<S: AsMut<[f32]> + Send>(
+    pub fn gdn2<S: AsMut<[f32]>>(
         &self,
         shape: &Gdn2Shape,
         lens: &[usize],
@@ -91,26 +91,27 @@ impl Kernels {
         }
         sequences(op, lens, rows, states, at + shape.state_elements())?;
         let out = Shared(out.as_mut_ptr());
-        each_sequence(lens, states, 0, shape.state_elements() / STATES, &|len, first, state: &mut [f32]| {
-            let keys = first * key_width..(first + len) * key_width;
-            let values = first * value_width..(first + len) * value_width;
+        let cost = shape.key_dim * shape.value_dim;
+        each_part(lens, states, shape.value_heads, &|tokens| tokens * cost / STATES, &|sequence, heads| {
+            let Rows { first, len, state } = sequence;
+            let keys = |x: &[f32]| x[first * key_width..].as_ptr();
+            let values = |x: &[f32]| x[first * value_width..].as_ptr();
             let job = Recurrence {
                 shape,
                 tokens: len,
-                q: &q[keys.clone()],
-                k: &k[keys.clone()],
-                g: &g[keys.clone()],
-                b: &b[keys],
-                v: &v[values.clone()],
-                w: &w[values],
-                state: Shared(state[at..].as_mut_ptr()),
-                // SAFETY: `first` tokens are within `out`, whose length was checked.
+                q: keys(q),
+                k: keys(k),
+                g: keys(g),
+                b: keys(b),
+                v: values(v),
+                w: values(w),
+                // SAFETY: the state has `at` elements and more; `first` tokens are within `out`. Both lengths were checked.
+                state: Shared(unsafe { state.get().add(at) }),
+                // SAFETY: as above.
                 out: Shared(unsafe { out.get().add(first * value_width) }),
             };
-            split(shape.value_heads, len * shape.key_dim * shape.value_dim / STATES, &|heads| {
-                // SAFETY: the table fits this processor; lengths were checked; parts have their own heads of state and output.
-                unsafe { (self.table.gdn2)(&job, heads) }
-            });
+            // SAFETY: the table fits this processor; lengths were checked; parts have their own heads of state and output.
+            unsafe { (self.table.gdn2)(&job, heads) }
         });
         Ok(())
     }
@@ -122,7 +123,7 @@ impl Kernels {
     /// # Errors
     /// [`ShapeError`] when a slice or a state is too short or too long; nothing was written then.
     #[allow(clippy::too_many_arguments)]
-    pub fn conv_silu<S: AsMut<[f32]> + Send>(
+    pub fn conv_silu<S: AsMut<[f32]>>(
         &self,
         lens: &[usize],
         x: &[f32],
@@ -137,59 +138,23 @@ impl Kernels {
         length(op, "out", out.len(), rows * channels)?;
         sequences(op, lens, rows, states, at + (TAPS - 1) * channels)?;
         let out = Shared(out.as_mut_ptr());
-        each_sequence(lens, states, 0, channels / CONVOLUTIONS, &|len, first, state: &mut [f32]| {
+        let cost = |tokens: usize| tokens * CHANNELS / CONVOLUTIONS;
+        each_part(lens, states, channels.div_ceil(CHANNELS), &cost, &|sequence, blocks| {
+            let Rows { first, len, state } = sequence;
             let job = Conv {
                 channels,
                 tokens: len,
                 x: &x[first * channels..(first + len) * channels],
                 taps,
-                state: Shared(state[at..].as_mut_ptr()),
-                // SAFETY: `first` tokens are within `out`, whose length was checked.
+                // SAFETY: the state has `at` elements and more; `first` tokens are within `out`. Both lengths were checked.
+                state: Shared(unsafe { state.get().add(at) }),
+                // SAFETY: as above.
                 out: Shared(unsafe { out.get().add(first * channels) }),
             };
-            split(channels.div_ceil(CHANNELS), len * CHANNELS / CONVOLUTIONS, &|blocks| {
-                let part = blocks.start * CHANNELS..(blocks.end * CHANNELS).min(channels);
-                // SAFETY: the table fits this processor; lengths were checked; parts have their own channels.
-                unsafe { (self.table.conv_silu)(&job, part) }
-            });
+            let part = blocks.start * CHANNELS..(blocks.end * CHANNELS).min(channels);
+            // SAFETY: the table fits this processor; lengths were checked; parts have their own channels.
+            unsafe { (self.table.conv_silu)(&job, part) }
         });
         Ok(())
     }
-}
-
-/// Calls `work(len, first row, state)` for every sequence with tokens, several at a time where `cost`, that of a token, says
-/// it pays.
-fn each_sequence<S: AsMut<[f32]> + Send>(
-    lens: &[usize],
-    states: &mut [S],
-    first: usize,
-    cost: usize,
-    work: &(impl Fn(usize, usize, &mut [f32]) + Sync),
-) {
-    fn halves<S: AsMut<[f32]> + Send>(
-        lens: &[usize],
-        states: &mut [S],
-        first: usize,
-        grain: usize,
-        work: &(impl Fn(usize, usize, &mut [f32]) + Sync),
-    ) {
-        if lens.len() <= grain {
-            let mut first = first;
-            for (&len, state) in lens.iter().zip(states).filter(|(len, _)| **len > 0) {
-                work(len, first, state.as_mut());
-                first += len;
-            }
-            return;
-        }
-        let middle = lens.len() / 2;
-        let tokens: usize = lens[..middle].iter().sum();
-        let (left, right) = states.split_at_mut(middle);
-        rayon::join(
-            || halves(&lens[..middle], left, first, grain, work),
-            || halves(&lens[middle..], right, first + tokens, grain, work),
-        );
-    }
-    let tokens: usize = lens.iter().sum();
-    let grain = grain(lens.len(), cost * tokens / lens.len().max(1));
-    halves(lens, states, first, grain, work);
 }

@@ -17,15 +17,19 @@ mod gdn2;
 mod isa;
 mod mapped;
 mod matrix;
+mod mixer;
 mod parallel;
 mod product;
 mod rows;
+mod sequences;
 mod shape;
 
 pub use gdn2::Gdn2Shape;
 pub use isa::{Isa, KernelError};
 pub use mapped::Mapped;
 pub use matrix::{Dtype, Matrix, quantise};
+pub use mixer::{LayerOffsets, Mixer, MixerRows};
+pub use parallel::together;
 pub use rows::OutputGate;
 pub use shape::ShapeError;
 

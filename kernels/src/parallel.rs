@@ -1,12 +1,32 @@
-//! When is work worth a second thread?
+//! When is work worth a second thread, and how does that thread get it?
 //!
-//! Parts are handed out by `rayon::join` in the ambient pool: nothing is allocated, nobody spins, and a part that a busy core
-//! does not get to is taken by another. Waking a thread costs microseconds, so work below [`WORTH`] stays on the calling one.
+//! [`split`] hands parts to the ambient pool of rayon: nothing is allocated, and a part that a busy core does not get to is
+//! taken by another. By `rayon::join` that costs microseconds, which a decode step, a hundred times a token some microseconds
+//! of work, does not have. So within [`together`] the pool's other threads stand by, and a part costs them one look at a
+//! counter. They stand by for tens of microseconds at most: who gets nothing to do, or nothing in time because another
+//! process holds the core, goes back to the pool, and nobody waits for a thread that has not taken a part.
 
+use std::cell::{Cell, UnsafeCell};
+use std::hint::spin_loop;
 use std::ops::Range;
+use std::ptr::null;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::yield_now;
 
-/// Nanoseconds on one thread, about, that are worth handing to another one.
-pub(crate) const WORTH: usize = 8_000;
+/// Nanoseconds on one thread, about, that are worth handing to another one: by `rayon::join`, and to one that stands by.
+const WORTH: usize = 8_000;
+const WORTH_TOGETHER: usize = 1_000;
+/// Looks for work before a thread that stands by lets others have its core (10 microseconds on an Intel of 2023, whose pause
+/// is the longest), and how often it lets them before it goes.
+const LOOKS: usize = 500;
+const YIELDS: usize = 2000;
+/// [`Team::turn`] when there will be no more regions.
+const OVER: usize = usize::MAX;
+
+thread_local! {
+    /// The team that this thread leads, while it is free for a region.
+    static TEAM: Cell<*const Team> = const { Cell::new(null()) };
+}
 
 /// Calls `work` with ranges that cover `0..n` exactly; an item costs `cost` nanoseconds on one thread, about.
 pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)) {
@@ -17,14 +37,249 @@ pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)
         let middle = range.start + range.len() / 2;
         rayon::join(|| halves(range.start..middle, grain, work), || halves(middle..range.end, grain, work));
     }
-    if n > 0 {
-        halves(0..n, grain(n, cost), work);
+    let (threads, team) = (rayon::current_num_threads(), TEAM.get());
+    let least = |worth: usize| (worth / cost.max(1)).max(1);
+    if n == 0 {
+    } else if threads == 1 || n <= least(if team.is_null() { WORTH } else { WORTH_TOGETHER }) {
+        work(0..n);
+    } else if team.is_null() {
+        halves(0..n, least(WORTH).max(n.div_ceil(4 * threads)), work);
+    } else {
+        // SAFETY: `together`, which set it on this thread, has not returned: it takes it away before.
+        unsafe { &*team }.region(n, least(WORTH_TOGETHER), work);
     }
 }
 
-/// Items a part, at least 1, of `n` that cost `cost` nanoseconds each: a few parts a thread, none of them below [`WORTH`].
-pub(crate) fn grain(n: usize, cost: usize) -> usize {
+/// Runs `work` while other threads of the ambient pool stand by for its parts: for work of many short operations in a row, such
+/// as a decode step. Bits do not depend on it. Within a part, and within another such call, threads are asked as ever.
+pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let threads = rayon::current_num_threads();
-    let grain = if threads == 1 { n } else { n.div_ceil(threads * 4).max(WORTH / cost.max(1)) };
-    grain.max(1)
+    if threads == 1 || !TEAM.get().is_null() {
+        return work();
+    }
+    let team = Team::default();
+    let lead = || {
+        // Also where `work` panics: who stands by must go, and no one may find a team that is gone.
+        struct Dismiss<'a>(&'a Team);
+        impl Drop for Dismiss<'_> {
+            fn drop(&mut self) {
+                TEAM.set(null());
+                self.0.turn.0.store(OVER, Ordering::Release);
+            }
+        }
+        let _dismiss = Dismiss(&team);
+        TEAM.set(&raw const team);
+        work()
+    };
+    rayon::join(lead, || team.stand_by(threads - 1)).0
+}
+
+/// One thread that leads, and those that stand by.
+#[derive(Default)]
+struct Team {
+    /// Odd while a region is open, and another number for each; then [`OVER`].
+    turn: Alone<AtomicUsize>,
+    /// Threads that look at `region`, or are about to see that it is not theirs to look at.
+    inside: Alone<AtomicUsize>,
+    /// The next item that nobody has.
+    next: Alone<AtomicUsize>,
+    region: UnsafeCell<Option<Region>>,
+}
+
+/// Parts of one call of [`split`].
+struct Region {
+    work: *const (dyn Fn(Range<usize>) + Sync),
+    n: usize,
+    /// Items of a part, at least.
+    least: usize,
+    /// The part of what is left that one takes is one of so many.
+    shares: usize,
+}
+
+/// On cache lines of its own (two: processors read them in pairs).
+#[derive(Default)]
+#[repr(align(128))]
+struct Alone<T>(T);
+
+// SAFETY: `region` is written by the leader alone, while no region is open and nobody is inside; others look at it only inside, after
+// they have seen that the region of their turn is open. What it points to outlives the region: `region` waits until nobody is inside.
+unsafe impl Sync for Team {}
+
+impl Team {
+    /// Opens a region, takes part in it, and returns when all of it is done. Called by the leader, outside of regions.
+    fn region(&self, n: usize, least: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
+        struct Close<'a>(&'a Team);
+        impl Drop for Close<'_> {
+            fn drop(&mut self) {
+                // Sequentially consistent, as `inside` and `turn` in `stand_by`: either the leader sees that one is inside, or that one
+                // sees that the region is closed.
+                self.0.turn.0.fetch_add(1, Ordering::SeqCst);
+                let mut looks = 0;
+                while self.0.inside.0.load(Ordering::SeqCst) != 0 {
+                    looks += 1;
+                    if looks < LOOKS { spin_loop() } else { yield_now() }
+                }
+                TEAM.set(self.0);
+            }
+        }
+        // SAFETY: only the lifetime goes, as said at `Sync`.
+        let work = unsafe { std::mem::transmute::<*const _, *const _>(&raw const *work) };
+        let shares = rayon::current_num_threads() + 1;
+        // SAFETY: no region is open and nobody inside.
+        unsafe { *self.region.get() = Some(Region { work, n, least, shares }) };
+        self.next.0.store(0, Ordering::Relaxed);
+        self.turn.0.fetch_add(1, Ordering::SeqCst);
+        TEAM.set(null());
+        let _close = Close(self);
+        self.take_parts();
+    }
+
+    /// Parts of the open region, until there are none. Called by the leader, and inside.
+    fn take_parts(&self) {
+        // SAFETY: the region is open, or about to be closed by one who waits for this thread.
+        let Some(Region { work, n, least, shares }) = (unsafe { &*self.region.get() }) else { return };
+        // SAFETY: as above: what it points to lives as long.
+        let work = unsafe { &**work };
+        // A share of what is left, so that all end at about the same time.
+        let until = |first: usize| (first + least.max(&((n - first) / shares))).min(*n);
+        while let Ok(first) =
+            self.next.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| (first < *n).then(|| until(first)))
+        {
+            work(first..until(first));
+        }
+    }
+
+    /// Takes part in regions until there are no more, or none for a while; on as many threads as come, `most` at most.
+    fn stand_by(&self, most: usize) {
+        if most > 1 {
+            rayon::join(|| self.stand_by(most / 2), || self.stand_by(most - most / 2));
+            return;
+        }
+        struct Leave<'a>(&'a AtomicUsize);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Release);
+            }
+        }
+        let (mut seen, mut looks) = (0, 0);
+        while looks < LOOKS + YIELDS {
+            let turn = self.turn.0.load(Ordering::Acquire);
+            if turn == OVER {
+                return;
+            }
+            if turn % 2 == 1 && turn != seen {
+                self.inside.0.fetch_add(1, Ordering::SeqCst);
+                let _leave = Leave(&self.inside.0);
+                if self.turn.0.load(Ordering::SeqCst) == turn {
+                    self.take_parts();
+                }
+                (seen, looks) = (turn, 0);
+            } else {
+                looks += 1;
+                if looks < LOOKS { spin_loop() } else { yield_now() }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU8};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pool(threads: usize) -> rayon::ThreadPool {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads")
+    }
+
+    /// Splits `n` items and counts how often each was done.
+    fn counted(n: usize, cost: usize, inner: &(dyn Fn() + Sync)) {
+        let done: Vec<AtomicU8> = (0..n).map(|_| AtomicU8::new(0)).collect();
+        split(n, cost, &|part| {
+            assert!(!part.is_empty());
+            for i in part {
+                done[i].fetch_add(1, Ordering::Relaxed);
+                inner();
+            }
+        });
+        assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "{n} items of {cost} ns");
+    }
+
+    #[test]
+    fn every_item_is_done_once() {
+        for threads in [1, 2, 3, 8] {
+            pool(threads).install(|| {
+                let all = || {
+                    for n in [0, 1, 2, 3, 7, 64, 1000] {
+                        for cost in [0, 1, 300, 2_000, 1_000_000] {
+                            counted(n, cost, &|| ());
+                        }
+                    }
+                };
+                all();
+                together(all);
+                together(|| together(all));
+                together(|| counted(5, 1_000_000, &|| counted(9, 100_000, &|| ())));
+                (0..200).for_each(|_| together(|| (0..20).for_each(|_| counted(16, 1_000, &|| ()))));
+            });
+        }
+    }
+
+    #[test]
+    fn another_thread_takes_part() {
+        let threads = Mutex::new(std::collections::BTreeSet::new());
+        pool(2).install(|| {
+            together(|| {
+                let wait = || std::thread::sleep(Duration::from_millis(2));
+                (0..500).take_while(|_| threads.lock().expect("no panic").len() < 2).for_each(|_| {
+                    split(8, 2_000_000, &|_| {
+                        wait();
+                        threads.lock().expect("no panic").insert(rayon::current_thread_index());
+                    });
+                });
+            });
+        });
+        assert_eq!(threads.lock().expect("no panic").len(), 2);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_does_not_come() {
+        let (busy, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        pool(2).install(|| {
+            rayon::join(
+                || {
+                    while !busy.load(Ordering::Acquire) {
+                        yield_now();
+                    }
+                    together(|| (0..100).for_each(|_| counted(16, 10_000, &|| ())));
+                    done.store(true, Ordering::Release);
+                },
+                || {
+                    busy.store(true, Ordering::Release);
+                    // Holds the other thread until all is done without it.
+                    while !done.load(Ordering::Acquire) {
+                        yield_now();
+                    }
+                },
+            );
+        });
+    }
+
+    fn caught(work: impl FnOnce()) -> bool {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err()
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_leaves_the_pool_whole() {
+        let pool = pool(3);
+        for culprit in [0, 30, 63] {
+            let work = || split(64, 100_000, &|part| assert!(!part.contains(&culprit), "item {culprit}, as the test wants"));
+            assert!(caught(|| pool.install(|| together(work))), "item {culprit}");
+            pool.install(|| together(|| counted(64, 100_000, &|| ())));
+        }
+        assert!(caught(|| pool.install(|| together(|| panic!("as the test wants")))));
+        pool.install(|| counted(64, 100_000, &|| ()));
+    }
 }

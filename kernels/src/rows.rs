@@ -1,9 +1,10 @@
 //! Norms, gates and activations: what is done to each row by itself.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use crate::Kernels;
-use crate::parallel::grain;
+use crate::cpu::Shared;
+use crate::parallel::split;
 use crate::shape::{ShapeError, length, rows_of};
 
 /// Elements that an activation (exp and a division) takes a nanosecond for, about, and the same of a norm.
@@ -27,11 +28,10 @@ impl Kernels {
     /// # Errors
     /// [`ShapeError`] when `x` is not such rows or `out` not as long as `x`.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<(), ShapeError> {
-        let rows = rows_of("rms_norm", "x", x, weight.len())?;
+        rows_of("rms_norm", "x", x, weight.len())?;
         length("rms_norm", "out", out.len(), x.len())?;
-        let part = grain(rows, weight.len() / NORMS) * weight.len();
         // SAFETY: the table fits this processor; both parts have the same whole rows of `weight.len()`.
-        pairs(part, x, out, &|x, out| unsafe { (self.table.rms_norm)(x, weight, eps, out) });
+        pairs(weight.len(), weight.len() / NORMS, x, out, &|x, out| unsafe { (self.table.rms_norm)(x, weight, eps, out) });
         Ok(())
     }
 
@@ -40,10 +40,9 @@ impl Kernels {
     /// # Errors
     /// [`ShapeError`] when `x` does not divide into `dim`.
     pub fn l2_norm(&self, x: &mut [f32], dim: usize) -> Result<(), ShapeError> {
-        let rows = rows_of("l2_norm", "x", x, dim)?;
-        let part = grain(rows, dim / NORMS) * dim;
+        rows_of("l2_norm", "x", x, dim)?;
         // SAFETY: the table fits this processor; a part has whole rows of `dim`.
-        in_place(part, x, &|x| unsafe { (self.table.l2_norm)(x, dim) });
+        in_place(dim, dim / NORMS, x, &|x| unsafe { (self.table.l2_norm)(x, dim) });
         Ok(())
     }
 
@@ -52,9 +51,8 @@ impl Kernels {
     /// # Errors
     /// None; it returns a result as its siblings do.
     pub fn sigmoid(&self, x: &mut [f32], scale: f32) -> Result<(), ShapeError> {
-        let part = grain(x.len().div_ceil(UNIT), UNIT / ACTIVATIONS) * UNIT;
         // SAFETY: the table fits this processor.
-        in_place(part, x, &|x| unsafe { (self.table.sigmoid)(x, scale) });
+        in_place(UNIT, UNIT / ACTIVATIONS, x, &|x| unsafe { (self.table.sigmoid)(x, scale) });
         Ok(())
     }
 
@@ -64,10 +62,9 @@ impl Kernels {
     /// [`ShapeError`] when `dt_bias [H, K]` does not divide by the heads of `a_log [H]`, or `f` by `dt_bias`.
     pub fn log_decay(&self, f: &mut [f32], a_log: &[f32], dt_bias: &[f32]) -> Result<(), ShapeError> {
         rows_of("log_decay", "dt_bias", dt_bias, a_log.len())?;
-        let rows = rows_of("log_decay", "f", f, dt_bias.len())?;
-        let part = grain(rows, dt_bias.len() / ACTIVATIONS) * dt_bias.len();
+        rows_of("log_decay", "f", f, dt_bias.len())?;
         // SAFETY: the table fits this processor; a part has whole rows of `dt_bias.len()`, which `a_log.len()` divides.
-        in_place(part, f, &|f| unsafe { (self.table.log_decay)(f, a_log, dt_bias) });
+        in_place(dt_bias.len(), dt_bias.len() / ACTIVATIONS, f, &|f| unsafe { (self.table.log_decay)(f, a_log, dt_bias) });
         Ok(())
     }
 
@@ -84,11 +81,10 @@ impl Kernels {
         kind: OutputGate,
         out: &mut [f32],
     ) -> Result<(), ShapeError> {
-        let rows = rows_of("gated_rms_norm", "o", o, weight.len())?;
+        rows_of("gated_rms_norm", "o", o, weight.len())?;
         length("gated_rms_norm", "gate", gate.len(), o.len())?;
         length("gated_rms_norm", "out", out.len(), o.len())?;
-        let part = grain(rows, weight.len() / ACTIVATIONS) * weight.len();
-        triples(part, o, gate, out, &|o, gate, out| {
+        triples(weight.len(), weight.len() / ACTIVATIONS, o, gate, out, &|o, gate, out| {
             // SAFETY: the table fits this processor; the parts have the same whole rows of `weight.len()`.
             unsafe { (self.table.gated_rms_norm)(o, gate, weight, eps, kind, out) }
         });
@@ -102,27 +98,31 @@ impl Kernels {
     pub fn swiglu(&self, gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
         length("swiglu", "up", up.len(), gate.len())?;
         length("swiglu", "out", out.len(), gate.len())?;
-        let part = grain(gate.len().div_ceil(UNIT), UNIT / ACTIVATIONS) * UNIT;
         // SAFETY: the table fits this processor; the parts are of one length.
-        triples(part, gate, up, out, &|gate, up, out| unsafe { (self.table.swiglu)(gate, up, out) });
+        triples(UNIT, UNIT / ACTIVATIONS, gate, up, out, &|gate, up, out| unsafe { (self.table.swiglu)(gate, up, out) });
         Ok(())
     }
 }
 
-fn in_place(part: usize, x: &mut [f32], work: &(impl Fn(&mut [f32]) + Sync)) {
-    if x.len() <= part { work(x) } else { x.par_chunks_mut(part).for_each(work) }
+/// Calls `work` with ranges that cover `0..len` in units of `unit` elements, which cost `cost` nanoseconds each, about.
+fn in_units(unit: usize, cost: usize, len: usize, work: &(impl Fn(Range<usize>) + Sync)) {
+    split(len.div_ceil(unit.max(1)), cost, &|part| work(part.start * unit..len.min(part.end * unit)));
 }
 
-fn pairs(part: usize, x: &[f32], out: &mut [f32], work: &(impl Fn(&[f32], &mut [f32]) + Sync)) {
-    if x.len() <= part {
-        return work(x, out);
-    }
-    x.par_chunks(part).zip(out.par_chunks_mut(part)).for_each(|(x, out)| work(x, out));
+fn in_place(unit: usize, cost: usize, x: &mut [f32], work: &(impl Fn(&mut [f32]) + Sync)) {
+    let (len, x) = (x.len(), Shared(x.as_mut_ptr()));
+    // SAFETY: parts are within `x` and do not meet.
+    in_units(unit, cost, len, &|part| work(unsafe { x.part(part) }));
 }
 
-fn triples(part: usize, x: &[f32], y: &[f32], out: &mut [f32], work: &(impl Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
-    if x.len() <= part {
-        return work(x, y, out);
-    }
-    x.par_chunks(part).zip(y.par_chunks(part)).zip(out.par_chunks_mut(part)).for_each(|((x, y), out)| work(x, y, out));
+fn pairs(unit: usize, cost: usize, x: &[f32], out: &mut [f32], work: &(impl Fn(&[f32], &mut [f32]) + Sync)) {
+    let out = Shared(out.as_mut_ptr());
+    // SAFETY: `out` is as long as `x`; parts do not meet.
+    in_units(unit, cost, x.len(), &|part| work(&x[part.clone()], unsafe { out.part(part) }));
+}
+
+fn triples(unit: usize, cost: usize, x: &[f32], y: &[f32], out: &mut [f32], work: &(impl Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
+    let out = Shared(out.as_mut_ptr());
+    // SAFETY: `out` is as long as `x` and `y`; parts do not meet.
+    in_units(unit, cost, x.len(), &|part| work(&x[part.clone()], &y[part.clone()], unsafe { out.part(part) }));
 }

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, Matrix, OutputGate};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, LayerOffsets, Matrix, Mixer, MixerRows, OutputGate, together};
 
 /// Counts what the threads of the test's pool allocate; the test's own machinery may do as it likes.
 struct Counting;
@@ -43,6 +43,23 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
     let lens = vec![1; rows];
     let mut states = vec![vec![0.0; shape.state_elements() + 3 * width]; rows];
     let taps = vec![0.25; 4 * width];
+    let mixer = Mixer {
+        shape,
+        q_taps: &taps,
+        k_taps: &taps,
+        v_taps: &taps,
+        f_up: w,
+        a_log: &[0.0; 6],
+        dt_bias: &x[..width],
+        g_up: w,
+        g_bias: &x[..width],
+        o_norm: &taps[..64],
+        eps: 1e-5,
+        output_gate: OutputGate::Silu,
+        erase_scale: 1.0,
+        write_scale: 1.0,
+    };
+    let (mut buffers, mut whole) = ([(); 5].map(|()| x.clone()), x.clone());
     let mut before = 0;
     for step in 0..count + 20 {
         if step == 20 {
@@ -59,6 +76,29 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
         kernels.gated_rms_norm(out, &b, &taps[..64], 1e-5, OutputGate::Silu, &mut a).unwrap();
         kernels.matmul_add(&a, w, &mut b).unwrap();
         kernels.swiglu(&a, &c, &mut b).unwrap();
+        together(|| {
+            let [mut gate, mut hidden, mut v, mut mixed, mut erase] = buffers.each_mut().map(|x| &mut x[..]);
+            kernels.matmul_swiglu(&x, w, w, [&mut gate, &mut v], hidden).unwrap();
+            let rows = MixerRows {
+                raw_q: &x,
+                raw_k: &x,
+                raw_v: &x,
+                decay_low: &x,
+                gate_low: &x,
+                b: erase,
+                w: hidden,
+                q: &mut a,
+                k: &mut b,
+                v,
+                g: &mut c,
+                gate,
+                out: &mut whole,
+                mixed,
+            };
+            kernels
+                .mix(&mixer, &lens, rows, &mut states, LayerOffsets { conv_q: 0, conv_k: 0, conv_v: 0, recurrent: 0 })
+                .unwrap();
+        });
     }
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }

@@ -7,7 +7,7 @@ use super::{DeviceModel, LOGIT_ROWS, Logits};
 use crate::cancel::Pace;
 use crate::error::Result;
 use crate::model::Config;
-use crate::state::LayerOffsets;
+use crate::state::layer_offsets;
 
 /// Segments of a sequence that the recurrence prepares while it goes through as many.
 const PREPARED_SEGMENTS: usize = 64;
@@ -99,7 +99,7 @@ impl DeviceModel {
         gpu.embed(&s.ids, m, &self.embedding, d, &s.residual)?;
         for (layer, b) in self.blocks.iter().enumerate() {
             pace.check()?;
-            let at = LayerOffsets::of(c, layer).recurrent;
+            let at = layer_offsets(c, layer).recurrent;
             gpu.rms_norm(&s.residual, None, m, &b.attn_norm, c.norm_eps, &s.normed)?;
             gpu.wide(normed, m, &b.into, columns.all, d, Out::Rounded(projected))?;
             gpu.conv_silu(&b.mixer, &tiles, projected, table, at, qkv)?;
@@ -137,7 +137,7 @@ impl DeviceModel {
         let residual = View::dense(&s.residual, d);
         gpu.embed(&s.ids, m, &self.embedding, d, &s.residual)?;
         for (layer, b) in self.blocks.iter().enumerate() {
-            let at = LayerOffsets::of(c, layer).recurrent;
+            let at = layer_offsets(c, layer).recurrent;
             let normed = |weight| Normed { residual: &s.residual, weight, eps: c.norm_eps, into: &s.normed };
             gpu.narrow_of(normed(&b.attn_norm), m, &b.into, columns.all, d, Out::Rounded(projected))?;
             let (decay_low, gate_low) = (projected.from(columns.decay_low), projected.from(columns.gate_low));

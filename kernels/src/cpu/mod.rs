@@ -77,16 +77,17 @@ impl Product<'_> {
     }
 }
 
-/// One sequence through the recurrence: `q, k, g, b [T, H, K]`, `v, w, out [T, HV, V]`, `state [HV, K, V]`.
+/// One sequence through the recurrence: `q, k, g, b [T, H, K]`, `v, w, out [T, HV, V]`, `state [HV, K, V]`. Addresses, since
+/// other heads of the same rows may be written meanwhile; a head's function looks at its own alone.
 pub(crate) struct Recurrence<'a> {
     pub(crate) shape: &'a Gdn2Shape,
     pub(crate) tokens: usize,
-    pub(crate) q: &'a [f32],
-    pub(crate) k: &'a [f32],
-    pub(crate) g: &'a [f32],
-    pub(crate) b: &'a [f32],
-    pub(crate) v: &'a [f32],
-    pub(crate) w: &'a [f32],
+    pub(crate) q: *const f32,
+    pub(crate) k: *const f32,
+    pub(crate) g: *const f32,
+    pub(crate) b: *const f32,
+    pub(crate) v: *const f32,
+    pub(crate) w: *const f32,
     pub(crate) state: Shared,
     pub(crate) out: Shared,
 }
@@ -113,6 +114,13 @@ unsafe impl Sync for Shared {}
 impl Shared {
     pub(crate) fn get(self) -> *mut f32 {
         self.0
+    }
+
+    /// Elements `range`: within the slice, and of one part alone.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part<'a>(self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
     }
 }
 

@@ -48,7 +48,7 @@ unsafe fn columns<V: Vector, const C: usize>(job: &Recurrence<'_>, head: usize, 
     // `head` < HV, t < T and `column + n` <= V; for the rest see `Vector`.
     unsafe {
         let state = job.state.get().add(head * rows * width + column);
-        let key = |x: &[f32], t: usize| x.as_ptr().add((t * s.heads + key_head) * rows);
+        let key = |x: *const f32, t: usize| x.add((t * s.heads + key_head) * rows);
         let value = |t: usize| (t * s.value_heads + head) * width + column;
         let scale = V::splat(1.0 / (rows as f32).sqrt());
         let mut ready = Ready { decay: MaybeUninit::uninit(), erase: MaybeUninit::uninit() };
@@ -76,8 +76,8 @@ unsafe fn columns<V: Vector, const C: usize>(job: &Recurrence<'_>, head: usize, 
             let mut u = [V::splat(0.0); C];
             for c in 0..C {
                 let at = value(t) + c * V::LANES;
-                let v = V::load_n(job.v.as_ptr().add(at), n - c * V::LANES);
-                let w = V::load_n(job.w.as_ptr().add(at), n - c * V::LANES);
+                let v = V::load_n(job.v.add(at), n - c * V::LANES);
+                let w = V::load_n(job.w.add(at), n - c * V::LANES);
                 u[c] = w.mul(v).sub(y[c]);
             }
             let mut o = [V::splat(0.0); C];

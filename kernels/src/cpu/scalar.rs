@@ -75,11 +75,13 @@ unsafe fn gdn2(job: &Recurrence<'_>, heads: Range<usize>) {
         let h = j / (s.value_heads / s.heads);
         for t in 0..job.tokens {
             let at = (t * s.heads + h) * s.key_dim;
-            let [q, k, g, b] = [job.q, job.k, job.g, job.b].map(|x| &x[at..at + s.key_dim]);
+            // SAFETY: token t and head h lie in `[T, H, K]`, and nobody writes them now.
+            let [q, k, g, b] = [job.q, job.k, job.g, job.b].map(|x| unsafe { std::slice::from_raw_parts(x.add(at), s.key_dim) });
             let at = (t * s.value_heads + j) * s.value_dim;
             for first in (0..s.value_dim).step_by(COLUMNS) {
                 let n = COLUMNS.min(s.value_dim - first);
-                let (v, w) = (&job.v[at + first..][..n], &job.w[at + first..][..n]);
+                // SAFETY: these columns of token t and head j lie in `[T, HV, V]`, and nobody writes them now.
+                let [v, w] = [job.v, job.w].map(|x| unsafe { std::slice::from_raw_parts(x.add(at + first), n) });
                 // SAFETY: row i of head j lies in `state [HV, K, V]`; no other part has this head.
                 let row = |i: usize| unsafe {
                     let at = (j * s.key_dim + i) * s.value_dim + first;
