@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::Kernels;
-use crate::cpu::{Conv, Product, Recurrence, Shared};
+use crate::cpu::{Conv, Recurrence, Shared};
 use crate::gdn2::{Gdn2Shape, STATES, TAPS};
 use crate::matrix::{Matrix, PANEL};
 use crate::parallel::split;
@@ -236,8 +236,7 @@ impl Kernels {
         // SAFETY: the rows lie in `out`; the columns are whole panels, of the caller alone.
         unsafe {
             let out = Shared(out.get().add(rows.start * w.rows()));
-            let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
-            (self.table.product)(&Product { x, m: rows.len(), w, out, add }, panels);
+            self.product_here(x, w, out, add, columns.start / PANEL..columns.end.div_ceil(PANEL));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::Kernels;
+use crate::cpu::block::Block;
 use crate::cpu::{Product, Shared};
 use crate::matrix::{Matrix, PANEL};
 use crate::parallel::split;
@@ -10,6 +11,8 @@ use crate::shape::{ShapeError, length, rows_of};
 
 /// Rows of a part, where there are more threads than panels to go round.
 const ROWS: usize = 64;
+/// Elements that become words in a nanosecond, about.
+const WORDS: usize = 8;
 
 impl Kernels {
     /// `out [M, N] = x [M, K] W^T`, where `M = x.len() / K`.
@@ -47,22 +50,25 @@ impl Kernels {
         x: &[f32],
         gate: &Matrix,
         up: &Matrix,
-        raw: [&mut [f32]; 2],
+        mut raw: [&mut [f32]; 2],
         hidden: &mut [f32],
     ) -> Result<(), ShapeError> {
         let op = "matmul_swiglu";
         length(op, "up (its N)", up.rows(), gate.rows())?;
-        let [gate, up] = jobs(op, x, [gate, up], raw, false)?;
-        let n = gate.w.rows();
-        length(op, "hidden", hidden.len(), gate.m * n)?;
-        let hidden = Shared(hidden.as_mut_ptr());
-        each_panel(&[gate, up], gate.w.panels(), &|first, rows, panels| {
+        length(op, "hidden", hidden.len(), raw[0].len())?;
+        if up.dtype() != gate.dtype() {
+            self.products(op, x, [gate, up], raw.each_mut().map(|x| &mut **x), false)?;
+            return self.swiglu(raw[0], raw[1], hidden);
+        }
+        let jobs = jobs(op, x, [gate, up], raw, false)?;
+        let ([gate, up], n, hidden) = (&jobs, gate.rows(), Shared(hidden.as_mut_ptr()));
+        self.each_panel(&jobs, gate.w.panels(), &|part, panels| {
             let columns = panels.start * PANEL..n.min(panels.end * PANEL);
             // SAFETY: the table fits this processor; lengths were checked; parts have their own panels or rows.
             unsafe {
-                (self.table.product)(&gate.rows(first, rows), panels.clone());
-                (self.table.product)(&up.rows(first, rows), panels);
-                for row in first..gate.m.min(first + rows) {
+                (self.table.product)(&gate.part(part), panels.clone());
+                (self.table.product)(&up.part(part), panels);
+                for row in part.first + part.rows.start..part.first + part.rows.end {
                     let part = |x: Shared| x.part(row * n + columns.start..row * n + columns.end);
                     (self.table.swiglu)(part(gate.out), part(up.out), part(hidden));
                 }
@@ -80,19 +86,97 @@ impl Kernels {
         add: bool,
     ) -> Result<(), ShapeError> {
         let jobs = jobs(op, x, w, out, add)?;
-        each_panel(&jobs, jobs.iter().map(|job| job.w.panels()).sum(), &|first_row, rows, panels| {
-            let mut first = 0;
-            for job in &jobs {
-                let mine = panels.start.max(first)..panels.end.min(first + job.w.panels());
-                if !mine.is_empty() {
-                    // SAFETY: the table fits this processor (`Kernels::new`); lengths were checked; parts have their own panels or
-                    // rows, and jobs their own outputs: no two write the same element.
-                    unsafe { (self.table.product)(&job.rows(first_row, rows), mine.start - first..mine.end - first) }
+        // Matrices of one type go together, since rows become words of that type.
+        for some in jobs.chunk_by(|a, b| a.w.dtype() == b.w.dtype()) {
+            self.each_panel(some, some.iter().map(|job| job.w.panels()).sum(), &|part, panels| {
+                let mut first = 0;
+                for job in some {
+                    let mine = panels.start.max(first)..panels.end.min(first + job.w.panels());
+                    if !mine.is_empty() {
+                        // SAFETY: the table fits this processor (`Kernels::new`); lengths were checked; parts have their own panels or
+                        // rows, and jobs their own outputs: no two write the same element.
+                        unsafe { (self.table.product)(&job.part(part), mine.start - first..mine.end - first) }
+                    }
+                    first += job.w.panels();
                 }
-                first += job.w.panels();
-            }
-        });
+            });
+        }
         Ok(())
+    }
+
+    /// Turns the rows of `jobs` into words, block by block, and calls `work` until all rows of each block and all `panels`, numbered
+    /// through, are done. All jobs have the same rows and type.
+    fn each_panel(&self, jobs: &[Job<'_>], panels: usize, work: &(impl Fn(&Part<'_>, Range<usize>) + Sync)) {
+        let Some(Job { x, m, w, .. }) = jobs.first() else { return };
+        let (k, dtype) = (w.cols(), w.dtype());
+        let words = k.div_ceil(dtype.word());
+        let most = self.table.most.of(words);
+        for first in (0..*m).step_by(most) {
+            let rows = most.min(m - first);
+            let x = &x[first * k..(first + rows) * k];
+            // Panels are shared out first: each then comes from memory once. Rows too, where panels would not go round.
+            let together = if panels < 4 * rayon::current_num_threads() { rows.min(ROWS) } else { rows };
+            let cost: usize = jobs.iter().map(|job| panel_cost(job.w, together) * job.w.panels()).sum();
+            Block::with(rows, words, |block| {
+                // SAFETY: the table fits this processor; the block has room for these rows, and parts have their own.
+                split(rows, k / WORDS, &|some| unsafe { (self.table.take)(x, dtype, block, some) });
+                split(panels * rows.div_ceil(together), cost / panels.max(1), &|some| {
+                    let mut at = some.start;
+                    while at < some.end {
+                        let (group, panel) = (at / panels, at % panels);
+                        let until = panels.min(panel + some.end - at);
+                        let rows = group * together..rows.min((group + 1) * together);
+                        work(&Part { first, x, block, rows }, panel..until);
+                        at += until - panel;
+                    }
+                });
+            });
+        }
+    }
+
+    /// Some panels of a product, on this thread alone.
+    ///
+    /// Safety: no one else writes these panels' columns of `out`, which has as many rows as `x`.
+    pub(crate) unsafe fn product_here(&self, x: &[f32], w: &Matrix, out: Shared, add: bool, panels: Range<usize>) {
+        let (k, dtype) = (w.cols(), w.dtype());
+        let words = k.div_ceil(dtype.word());
+        let job = Job { x, m: x.len() / k, w, out, add };
+        let most = self.table.most.of(words);
+        for first in (0..job.m).step_by(most) {
+            let rows = most.min(job.m - first);
+            let x = &x[first * k..(first + rows) * k];
+            // SAFETY: the caller's promise, and that of the table: it fits this processor; the block has room for these rows.
+            Block::with(rows, words, |block| unsafe {
+                (self.table.take)(x, dtype, block, 0..rows);
+                (self.table.product)(&job.part(&Part { first, x, block, rows: 0..rows }), panels.clone());
+            });
+        }
+    }
+}
+
+/// One product of a call: `out [M, N] = x [M, K] W^T`, or `+=`.
+struct Job<'a> {
+    x: &'a [f32],
+    m: usize,
+    w: &'a Matrix,
+    out: Shared,
+    add: bool,
+}
+
+/// Rows `rows` of a block that begins with row `first` of a product; `x` are the block's.
+struct Part<'a> {
+    first: usize,
+    x: &'a [f32],
+    block: &'a Block,
+    rows: Range<usize>,
+}
+
+impl Job<'_> {
+    /// Safety: the part is one of this job's rows.
+    unsafe fn part<'a>(&'a self, part: &Part<'a>) -> Product<'a> {
+        // SAFETY: row `first` lies in `out [M, N]`.
+        let out = Shared(unsafe { self.out.get().add(part.first * self.w.rows()) });
+        Product { x: part.x, block: part.block, rows: part.rows.clone(), w: self.w, out, add: self.add }
     }
 }
 
@@ -103,7 +187,7 @@ fn jobs<'a, const N: usize>(
     w: [&'a Matrix; N],
     out: [&mut [f32]; N],
     add: bool,
-) -> Result<[Product<'a>; N], ShapeError> {
+) -> Result<[Job<'a>; N], ShapeError> {
     let k = w.first().map_or(0, |w| w.cols());
     for (w, out) in w.iter().zip(&out) {
         length(op, "W (its K)", w.cols(), k)?;
@@ -113,25 +197,8 @@ fn jobs<'a, const N: usize>(
     let mut out = out.into_iter();
     Ok(w.map(|w| {
         let out = Shared(out.next().map_or(std::ptr::null_mut(), |out| out.as_mut_ptr()));
-        Product { x, m: x.len() / k, w, out, add }
+        Job { x, m: x.len() / k, w, out, add }
     }))
-}
-
-/// Calls `work(first row, rows, panels)` until all rows of all `panels`, numbered through, are done.
-fn each_panel(jobs: &[Product<'_>], panels: usize, work: &(impl Fn(usize, usize, Range<usize>) + Sync)) {
-    let m = jobs.iter().map(|job| job.m).max().unwrap_or(0);
-    // Panels are shared out first: each then comes from memory once. Rows too, where panels would not go round.
-    let rows = if panels < 4 * rayon::current_num_threads() { m.min(ROWS) } else { m };
-    let all: usize = jobs.iter().map(|job| panel_cost(job.w, rows) * job.w.panels()).sum();
-    split(panels * m.div_ceil(rows.max(1)), all / panels.max(1), &|part| {
-        let mut at = part.start;
-        while at < part.end {
-            let (group, panel) = (at / panels, at % panels);
-            let until = panels.min(panel + part.end - at);
-            work(group * rows, rows, panel..until);
-            at += until - panel;
-        }
-    });
 }
 
 /// Nanoseconds of a panel times `m` rows: at 25 bytes of weights, and 50 multiply-adds of f32, a nanosecond.

@@ -60,6 +60,8 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
         write_scale: 1.0,
     };
     let (mut buffers, mut whole) = ([(); 5].map(|()| x.clone()), x.clone());
+    // Each thread keeps memory for the rows of its products: it has it from the first one.
+    rayon::broadcast(|_| kernels.matmul(&x, w, &mut x.clone()).unwrap());
     let mut before = 0;
     for step in 0..count + 20 {
         if step == 20 {
@@ -77,8 +79,8 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
         kernels.matmul_add(&a, w, &mut b).unwrap();
         kernels.swiglu(&a, &c, &mut b).unwrap();
         together(|| {
-            let [mut gate, mut hidden, mut v, mut mixed, mut erase] = buffers.each_mut().map(|x| &mut x[..]);
-            kernels.matmul_swiglu(&x, w, w, [&mut gate, &mut v], hidden).unwrap();
+            let [gate, hidden, v, mixed, erase] = buffers.each_mut().map(|x| &mut x[..]);
+            kernels.matmul_swiglu(&x, w, w, [&mut *gate, &mut *v], hidden).unwrap();
             let rows = MixerRows {
                 raw_q: &x,
                 raw_k: &x,

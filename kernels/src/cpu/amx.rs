@@ -13,7 +13,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::avx512::{self, F32x16};
-use super::dense::{Bf16, Block, Buffer, CHUNK, Dot, Int8, STRIDE};
+use super::block::{Block, CHUNK, Most, STRIDE};
+use super::dense::{self, Bf16, Dot, Int8};
 use super::vector::Vector;
 use super::{Product, Table};
 use crate::matrix::{Dtype, PANEL};
@@ -29,7 +30,10 @@ const STEP_LINES: usize = 4 * PANEL * STEP / CACHE_LINE;
 /// How many bytes ahead of a tile that is alone weights are asked for.
 const AHEAD: usize = 8 << 10;
 
-pub(super) static TABLE: Table = Table { product, ..avx512::TABLE };
+/// Two segments, the most that the engine reads at once, 270 KiB: with half as many, small products took 1.3 to 1.7 times as long.
+const MOST: Most = Most { rows: 128, tile: ROWS };
+
+pub(super) static TABLE: Table = Table { most: MOST, take, product, ..avx512::TABLE };
 
 /// Does this processor have AMX for bf16 and int8, and does the system let this process use it?
 pub(crate) fn is_available() -> bool {
@@ -70,14 +74,32 @@ fn permitted() -> bool {
     false
 }
 
+/// Is it AVX-512 that multiplies? A single row of int8 comes faster so, since that goes over four panels at once; sums of int8 are
+/// exact, so that its bits are the same.
+fn is_for_avx512(dtype: Dtype, block: &Block) -> bool {
+    dtype == Dtype::F32 || dtype == Dtype::Int8 && block.rows() == 1
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+unsafe fn take(x: &[f32], dtype: Dtype, block: &Block, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match dtype {
+            _ if is_for_avx512(dtype, block) => (avx512::TABLE.take)(x, dtype, block, rows),
+            Dtype::Int8 => dense::take::<Int8>(x, block, rows, false),
+            _ => dense::take::<Bf16>(x, block, rows, false),
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
 unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
     // SAFETY: the caller's promise, and that of the table: AMX is there and permitted.
     unsafe {
         match job.w.dtype() {
-            Dtype::F32 => (avx512::TABLE.product)(job, panels),
-            Dtype::Bf16 => tiles::<Bf16>(&mut Amx::begin(false), job, panels),
+            dtype if is_for_avx512(dtype, job.block) => (avx512::TABLE.product)(job, panels),
             Dtype::Int8 => tiles::<Int8>(&mut Amx::begin(true), job, panels),
+            _ => tiles::<Bf16>(&mut Amx::begin(false), job, panels),
         }
     }
 }
@@ -98,55 +120,47 @@ trait Tiles {
     unsafe fn store(&mut self, to: *mut u32, both: bool);
 }
 
-/// All rows of a product times some panels.
+/// A part of a product: its rows times some panels.
 #[inline(always)]
 unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range<usize>) {
-    let mut buffer = Buffer::new();
-    let mut block = Block::of::<D>(job, &mut buffer, ROWS);
+    let (block, n, rows) = (job.block, job.w.rows(), job.rows.len());
     let mut results = [[0u32; PANEL]; ROWS];
-    let n = job.w.rows();
-    let mut first = 0;
-    while first < job.m {
-        // SAFETY: `first` is a row of `x`.
-        let rows = unsafe { block.fill::<D>(job, first, false) };
-        for p in panels.clone() {
-            let weights = job.w.panel(p).as_ptr().cast::<u32>();
-            // The tiles of a panel ask for the next, in turn; where there is one tile, which sees each line once, it asks for
-            // what it needs itself some steps later.
-            let (bytes, lines) = match rows.div_ceil(ROWS) {
-                1 => (AHEAD, STEP_LINES),
-                tiles => (4 * job.w.panel_words(), STEP_LINES.div_ceil(tiles)),
-            };
-            let mut ahead = Ahead { at: weights.cast::<u8>().wrapping_add(bytes), lines };
-            for r in (0..rows).step_by(ROWS) {
-                let both = rows - r > STEP;
-                // SAFETY: the buffer has 32 rows more than a block and 16 lines more than a row has words, zeros up to the next
-                // step; a panel has whole steps of lines. Results go to rows and columns of `out` that this part owns.
-                unsafe {
-                    tiles.zero();
-                    let mut from = 0;
-                    while from < block.words_per_row() {
-                        let steps = (block.words_per_row() - from).min(CHUNK).div_ceil(STEP);
-                        tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, both, &mut ahead);
-                        from += CHUNK;
-                    }
-                    tiles.store(results.as_mut_ptr().cast(), both);
-                    for (i, sums) in results.iter().enumerate().take(rows - r) {
-                        let mut column = p * PANEL;
-                        for half in sums.chunks_exact(F32x16::LANES) {
-                            if column < n {
-                                let sum = D::end(F32x16::load(half.as_ptr().cast()), block.scale(r + i), job.w, column);
-                                let out = job.out.get().add((first + r + i) * n + column);
-                                let sum = if job.add { F32x16::load_n(out, n - column).add(sum) } else { sum };
-                                sum.store_n(out, n - column);
-                            }
-                            column += F32x16::LANES;
+    for p in panels {
+        let weights = job.w.panel(p).as_ptr().cast::<u32>();
+        // The tiles of a panel ask for the next, in turn; where there is one tile, which sees each line once, it asks for
+        // what it needs itself some steps later.
+        let (bytes, lines) = match rows.div_ceil(ROWS) {
+            1 => (AHEAD, STEP_LINES),
+            tiles => (4 * job.w.panel_words(), STEP_LINES.div_ceil(tiles)),
+        };
+        let mut ahead = Ahead { at: weights.cast::<u8>().wrapping_add(bytes), lines };
+        for r in job.rows.clone().step_by(ROWS) {
+            let left = job.rows.end - r;
+            // SAFETY: a block has 32 rows more than it says and 16 words more than a row has, zeros up to the next
+            // step; a panel has whole steps of lines. Results go to rows and columns of `out` that this part owns.
+            unsafe {
+                tiles.zero();
+                let mut from = 0;
+                while from < block.words_per_row() {
+                    let steps = (block.words_per_row() - from).min(CHUNK).div_ceil(STEP);
+                    tiles.multiply(block.row(from, r), weights.add(from * PANEL), steps, left > STEP, &mut ahead);
+                    from += CHUNK;
+                }
+                tiles.store(results.as_mut_ptr().cast(), left > STEP);
+                for (i, sums) in results.iter().enumerate().take(left) {
+                    let (scale, mut column) = (*block.scale(r + i), p * PANEL);
+                    for half in sums.chunks_exact(F32x16::LANES) {
+                        if column < n {
+                            let sum = D::end(F32x16::load(half.as_ptr().cast()), scale, job.w, column);
+                            let out = job.out.get().add((r + i) * n + column);
+                            let sum = if job.add { F32x16::load_n(out, n - column).add(sum) } else { sum };
+                            sum.store_n(out, n - column);
                         }
+                        column += F32x16::LANES;
                     }
                 }
             }
         }
-        first += rows;
     }
 }
 
@@ -331,15 +345,25 @@ mod tests {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
-    unsafe fn modelled(job: &Product<'_>) {
-        let (panels, results) = (0..job.w.panels(), [[0; PANEL]; ROWS]);
-        // SAFETY: the test found AVX-512 here.
-        unsafe {
-            match job.w.dtype() {
-                Dtype::Int8 => tiles::<Int8>(&mut Model { int8: true, results }, job, panels),
-                _ => tiles::<Bf16>(&mut Model { int8: false, results }, job, panels),
+    unsafe fn modelled(x: &[f32], w: &Matrix, out: &mut [f32], add: bool) {
+        let (m, panels, results) = (x.len() / w.cols(), 0..w.panels(), [[0; PANEL]; ROWS]);
+        let (int8, out) = (w.dtype() == Dtype::Int8, Shared(out.as_mut_ptr()));
+        Block::with(m, w.cols().div_ceil(w.dtype().word()), |block| {
+            let middle = m / 2;
+            for rows in [0..middle, middle..m] {
+                let job = Product { x, block, rows: rows.clone(), w, out, add };
+                // SAFETY: the test found AVX-512 here; lengths fit.
+                unsafe {
+                    if int8 {
+                        dense::take::<Int8>(x, block, rows, false);
+                        tiles::<Int8>(&mut Model { int8, results }, &job, panels.clone());
+                    } else {
+                        dense::take::<Bf16>(x, block, rows, false);
+                        tiles::<Bf16>(&mut Model { int8, results }, &job, panels.clone());
+                    }
+                }
             }
-        }
+        });
     }
 
     #[test]
@@ -358,17 +382,17 @@ mod tests {
                 let (mut out, mut expected, mut one) = (vec![1.0f32; m * n], vec![1.0f32; m * n], vec![f32::NAN; n]);
                 crate::Kernels::new(Isa::Scalar).unwrap().matmul_add(&x, &w, &mut expected).unwrap();
                 // SAFETY: lengths fit, and AVX-512 is here.
-                unsafe { modelled(&Product { x: &x, m, w: &w, out: Shared(out.as_mut_ptr()), add: true }) };
+                unsafe { modelled(&x, &w, &mut out, true) };
                 for (i, (a, b)) in out.iter().zip(&expected).enumerate() {
                     let bound = if dtype == Dtype::Int8 { 0.0 } else { 1e-4 * (k as f32).sqrt() + 1e-4 * b.abs() };
                     assert!((a - b).abs() <= bound, "{dtype:?} [{m}, {n}, {k}] {i}: {a} {b}");
                 }
                 out.fill(f32::NAN);
                 // SAFETY: as above.
-                unsafe { modelled(&Product { x: &x, m, w: &w, out: Shared(out.as_mut_ptr()), add: false }) };
+                unsafe { modelled(&x, &w, &mut out, false) };
                 for (i, row) in x.chunks_exact(k).enumerate() {
                     // SAFETY: as above.
-                    unsafe { modelled(&Product { x: row, m: 1, w: &w, out: Shared(one.as_mut_ptr()), add: false }) };
+                    unsafe { modelled(row, &w, &mut one, false) };
                     assert_eq!(one, out[i * n..(i + 1) * n], "{dtype:?} [{m}, {n}, {k}] row {i}");
                 }
             }

@@ -1,37 +1,23 @@
 //! Products over [`Vector`]: tiles of results that stay in registers while k goes by.
 //!
-//! A *word* is 32 bits: what one lane of a register holds of a row or of a column. Rows are first turned into words, in a
-//! block on the stack whose rows are [`STRIDE`] words apart (a constant, so that a tile's rows need no registers for
-//! addresses, and no power of two, so that they do not fall on the same cache lines). Then each panel goes over all rows of
-//! the block: weights are read from memory once a block, and from the second cache once a tile.
+//! Rows are first turned into words, in a [`Block`]. Then each panel goes over all rows of the block: weights are read from
+//! memory once a block, and from the second cache once a tile.
 //!
 //! Every element of the result is one chain over k, in order, whatever tile it falls into.
 
-use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::block::{Block, CHUNK, Most, STRIDE};
 use super::vector::Vector;
 use super::{Product, activations};
-use crate::matrix::{MAX_WORDS, Matrix, PANEL};
+use crate::matrix::{Matrix, PANEL};
 
-/// Words of a row that lie together.
-pub(super) const CHUNK: usize = 512;
-/// Words from one row to the next.
-pub(super) const STRIDE: usize = CHUNK + 16;
-/// Most rows of a block: a segment of 64, in whole tiles of 12.
-const ROWS: usize = 72;
-/// Words of a block of rows: 149 KiB, a part of the second cache.
-const BLOCK: usize = ROWS * STRIDE;
-/// Rows behind a block that a tile may look at.
-const BEHIND: usize = 32;
+/// A segment of 64 rows, in whole tiles of 12: 149 KiB.
+pub(super) const MOST: Most = Most { rows: 72, tile: 12 };
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 /// Words that the last of a row are filled up to a multiple of, with zeros.
 const STEP: usize = 16;
-
-// One row always fits.
-const _: () = assert!(MAX_WORDS.div_ceil(CHUNK) * STRIDE <= BLOCK);
 
 /// How one kind of weight is multiplied.
 pub(super) trait Dot {
@@ -151,76 +137,21 @@ impl Dot for Int8 {
     }
 }
 
-/// Where a block of rows lies: on the stack, and never read before it is written but for rows that nobody looks at.
-pub(super) struct Buffer(MaybeUninit<[u32; BLOCK + BEHIND * STRIDE]>);
-
-impl Buffer {
-    #[inline(always)]
-    pub(super) fn new() -> Self {
-        Self(MaybeUninit::uninit())
-    }
-}
-
-/// Rows of `x` as words: `[chunk][row][STRIDE]`, and their scales.
-pub(super) struct Block<'a> {
-    words: *mut u32,
-    scales: [f32; ROWS],
-    rows: usize,
-    most: usize,
-    words_per_row: usize,
-    buffer: PhantomData<&'a mut Buffer>,
-}
-
-impl<'a> Block<'a> {
-    /// Of the rows of `job`, a multiple of `tile` of them at once if that many fit.
-    #[inline(always)]
-    pub(super) fn of<D: Dot>(job: &Product<'_>, buffer: &'a mut Buffer, tile: usize) -> Self {
-        let words_per_row = job.w.cols().div_ceil(D::WORD);
-        let most = BLOCK / (STRIDE * words_per_row.div_ceil(CHUNK));
-        let most = if most > tile { most / tile * tile } else { most };
-        let words = buffer.0.as_mut_ptr().cast();
-        Self { words, scales: [0.0; ROWS], rows: 0, most, words_per_row, buffer: PhantomData }
-    }
-
-    /// Takes in rows from `first` on; returns how many. `first` is below M.
-    #[inline(always)]
-    pub(super) unsafe fn fill<D: Dot>(&mut self, job: &Product<'_>, first: usize, unsigned: bool) -> usize {
-        let k = job.w.cols();
-        self.rows = (job.m - first).min(self.most);
-        for (r, x) in job.x[first * k..(first + self.rows) * k].chunks_exact(k).enumerate() {
-            let scale = D::scale(x);
-            self.scales[r] = scale;
+/// Turns rows `rows` of `x`, whose rows are those of `block`, into words.
+#[inline(always)]
+pub(super) unsafe fn take<D: Dot>(x: &[f32], block: &Block, rows: Range<usize>, unsigned: bool) {
+    let k = x.len() / block.rows();
+    for (r, x) in rows.clone().zip(x[rows.start * k..rows.end * k].chunks_exact(k)) {
+        let scale = D::scale(x);
+        // SAFETY: row r is of the block, whose rows have room for STEP words more than a chunk; only this part writes it.
+        unsafe {
+            *block.scale(r) = scale;
             for (c, x) in x.chunks(CHUNK * D::WORD).enumerate() {
-                let words = x.len().div_ceil(D::WORD);
-                // SAFETY: row r of chunk c is within the block, since `rows * chunks * STRIDE <= BLOCK`; and STRIDE has room for
-                // STEP words more than a chunk.
-                unsafe {
-                    let to = self.words.add((c * self.rows + r) * STRIDE);
-                    D::words(x, scale, unsigned, to);
-                    to.add(words).write_bytes(0, words.next_multiple_of(STEP) - words);
-                }
+                let (words, to) = (x.len().div_ceil(D::WORD), block.row(c * CHUNK, r));
+                D::words(x, scale, unsigned, to);
+                to.add(words).write_bytes(0, words.next_multiple_of(STEP) - words);
             }
         }
-        self.rows
-    }
-
-    /// Words of a row.
-    #[inline(always)]
-    pub(super) fn words_per_row(&self) -> usize {
-        self.words_per_row
-    }
-
-    /// Words of row `r` from `from` on, the start of a chunk; those of the next row are STRIDE further.
-    #[inline(always)]
-    pub(super) unsafe fn row(&self, from: usize, r: usize) -> *const u32 {
-        // SAFETY: the caller has `from` below `words_per_row` and `r` below the number of rows.
-        unsafe { self.words.add((from / CHUNK * self.rows + r) * STRIDE) }
-    }
-
-    /// The scale of row `r`.
-    #[inline(always)]
-    pub(super) fn scale(&self, r: usize) -> f32 {
-        self.scales[r]
     }
 }
 
@@ -230,66 +161,57 @@ pub(super) unsafe fn product<V: Vector, D: Dot, const R: usize, const W: usize, 
     job: &Product<'_>,
     panels: Range<usize>,
 ) {
-    let mut buffer = Buffer::new();
-    let mut block = Block::of::<D>(job, &mut buffer, R);
-    let mut first = 0;
-    while first < job.m {
-        // SAFETY: `first` is a row of `x`.
-        let rows = unsafe { block.fill::<D>(job, first, V::UNSIGNED_INT8) };
-        let mut column = panels.start * PANEL;
-        while column < panels.end * PANEL {
-            let left = panels.end * PANEL - column;
-            // SAFETY: the tiles are within the block's rows and these panels; for the rest see `Vector`.
-            column += unsafe { columns::<V, D, R, W, TWO>(job, &block, first, column, left) };
-        }
-        first += rows;
+    let mut column = panels.start * PANEL;
+    while column < panels.end * PANEL {
+        let left = panels.end * PANEL - column;
+        // SAFETY: the tiles are within the block's rows and these panels; for the rest see `Vector`.
+        column += unsafe { columns::<V, D, R, W, TWO>(job, column, left) };
     }
 }
 
-/// Some of the `left` columns from `column` on, over all rows of a block; returns how many.
+/// Some of the `left` columns from `column` on, over all rows of a part; returns how many.
 #[inline(always)]
 unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: usize>(
     job: &Product<'_>,
-    block: &Block<'_>,
-    first: usize,
     column: usize,
     left: usize,
 ) -> usize {
+    let (first, end) = (job.rows.start, job.rows.end);
     // SAFETY: no more than the `left` columns are used, and rows within the block.
     unsafe {
-        if block.rows == 1 && left >= 8 * V::LANES {
-            tile::<V, D, 1, 8>(job, block, first, 0, column, None);
+        if end - first == 1 && left >= 8 * V::LANES {
+            tile::<V, D, 1, 8>(job, first, column, None);
             return 8 * V::LANES;
         }
-        if block.rows == 2 && left >= TWO * V::LANES {
-            tile::<V, D, 2, TWO>(job, block, first, 0, column, None);
+        if end - first == 2 && left >= TWO * V::LANES {
+            tile::<V, D, 2, TWO>(job, first, column, None);
             return TWO * V::LANES;
         }
         // The first tile of a panel would wait for memory: so the tiles of this one ask for the next, in turn, `step` bytes at
         // each of their lines. Of the last panel that is whatever lies behind it, which no one reads.
         let next = job.w.panel(column / PANEL).as_ptr().cast::<u8>().wrapping_add(4 * job.w.panel_words());
-        let step = (4 * PANEL).div_ceil(block.rows.div_ceil(R));
+        let step = (4 * PANEL).div_ceil((end - first).div_ceil(R));
         let mut asked = 0;
-        let mut r = 0;
-        while r < block.rows {
-            let rows = block.rows - r;
+        let mut r = first;
+        while r < end {
+            let rows = end - r;
             let ahead = Some((next.wrapping_add(asked), step));
-            asked += step * block.words_per_row();
+            asked += step * job.block.words_per_row();
             // 16 rows are two tiles of 8 rather than 12 and 4.
             r += if R >= 12 && rows >= 12 && rows != 16 {
-                tile::<V, D, 12, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 12, W>(job, r, column, ahead)
             } else if R >= 8 && rows >= 8 {
-                tile::<V, D, 8, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 8, W>(job, r, column, ahead)
             } else if R >= 6 && rows >= 6 {
-                tile::<V, D, 6, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 6, W>(job, r, column, ahead)
             } else if R >= 4 && rows >= 4 {
-                tile::<V, D, 4, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 4, W>(job, r, column, ahead)
             } else if rows >= 3 {
-                tile::<V, D, 3, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 3, W>(job, r, column, ahead)
             } else if rows >= 2 {
-                tile::<V, D, 2, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 2, W>(job, r, column, ahead)
             } else {
-                tile::<V, D, 1, W>(job, block, first, r, column, ahead)
+                tile::<V, D, 1, W>(job, r, column, ahead)
             };
         }
     }
@@ -301,15 +223,14 @@ unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: 
 #[inline(always)]
 unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
     job: &Product<'_>,
-    block: &Block<'_>,
-    first: usize,
     r: usize,
     column: usize,
     ahead: Option<(*const u8, usize)>,
 ) -> usize {
+    let block = job.block;
     let registers = PANEL / V::LANES;
     // SAFETY: rows `r..r + R` are in the block; columns are those of panels that this part owns, which have a line of 32 words
-    // for each word of a row; results go to rows `first + r..` and columns below N; for the rest see `Vector`.
+    // for each word of a row; results go to rows `r..` and columns below N; for the rest see `Vector`.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; R];
         for sums in &mut sums {
@@ -347,13 +268,13 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
         }
         let n = job.w.rows();
         for (i, sums) in sums.into_iter().enumerate() {
-            let scale = block.scale(r + i);
+            let scale = *block.scale(r + i);
             for (j, sum) in sums.into_iter().enumerate() {
                 let column = column + j * V::LANES;
                 if column >= n {
                     break;
                 }
-                let out = job.out.get().add((first + r + i) * n + column);
+                let out = job.out.get().add((r + i) * n + column);
                 let sum = D::end(sum, scale, job.w, column);
                 let sum = if job.add { V::load_n(out, n - column).add(sum) } else { sum };
                 sum.store_n(out, n - column);

@@ -10,6 +10,7 @@ pub(crate) mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod block;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dense;
 #[cfg(target_arch = "aarch64")]
@@ -24,9 +25,11 @@ mod vector;
 
 use std::ops::Range;
 
+use block::{Block, Most};
+
 use crate::gdn2::Gdn2Shape;
 use crate::isa::Isa;
-use crate::matrix::Matrix;
+use crate::matrix::{Dtype, Matrix};
 use crate::rows::OutputGate;
 
 /// `o, gate, weight, eps, kind, out`
@@ -37,6 +40,10 @@ type GatedRmsNorm = unsafe fn(&[f32], &[f32], &[f32], f32, OutputGate, &mut [f32
 /// All are `unsafe` for the same two reasons: the processor must have the instruction set, and lengths must fit, as the
 /// public functions of [`crate::Kernels`] check. Those that take a range may run at the same time on ranges that do not meet.
 pub(crate) struct Table {
+    /// How many rows of a product are turned into words at once.
+    pub(crate) most: Most,
+    /// `x, dtype, block, rows`: turns some rows of `x`, whose rows are those of the block, into words.
+    pub(crate) take: unsafe fn(&[f32], Dtype, &Block, Range<usize>),
     /// Panels of a product.
     pub(crate) product: unsafe fn(&Product<'_>, Range<usize>),
     /// Value heads of one sequence's recurrence.
@@ -57,24 +64,14 @@ pub(crate) struct Table {
     pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
-/// `out [M, N] = x [M, K] W^T`, or `+=`.
-#[derive(Clone, Copy)]
+/// `out [M, N] = x [M, K] W^T`, or `+=`, for some rows of a block: `x` and `out` begin with the block's first.
 pub(crate) struct Product<'a> {
     pub(crate) x: &'a [f32],
-    pub(crate) m: usize,
+    pub(crate) block: &'a Block,
+    pub(crate) rows: Range<usize>,
     pub(crate) w: &'a Matrix,
     pub(crate) out: Shared,
     pub(crate) add: bool,
-}
-
-impl Product<'_> {
-    /// The same of rows `first..first + rows`, or as many of them as there are; `first` is below M.
-    pub(crate) unsafe fn rows(&self, first: usize, rows: usize) -> Self {
-        let (m, k) = (rows.min(self.m - first), self.w.cols());
-        // SAFETY: row `first` lies in `out [M, N]`.
-        let out = Shared(unsafe { self.out.get().add(first * self.w.rows()) });
-        Self { x: &self.x[first * k..(first + m) * k], m, out, ..*self }
-    }
 }
 
 /// One sequence through the recurrence: `q, k, g, b [T, H, K]`, `v, w, out [T, HV, V]`, `state [HV, K, V]`. Addresses, since

@@ -4,19 +4,31 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::block::Most;
 use super::{Conv, Product, Recurrence, Table};
 use crate::matrix::{Dtype, PANEL};
 use crate::rows::OutputGate;
 
-pub(super) static TABLE: Table =
-    Table { product, gdn2, conv_silu, rms_norm, l2_norm, sigmoid, log_decay, gated_rms_norm, swiglu };
+pub(super) static TABLE: Table = Table {
+    most: Most { rows: 64, tile: 1 },
+    take: |_, _, _, _| (), // `product` looks at the rows themselves
+    product,
+    gdn2,
+    conv_silu,
+    rms_norm,
+    l2_norm,
+    sigmoid,
+    log_decay,
+    gated_rms_norm,
+    swiglu,
+};
 
 /// `sum_k x[i, k] * w[j, k]`, k in order. Inputs are rounded as the weights are: to bf16, or to int8 with a scale a row.
 unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
     let (n, k) = (job.w.rows(), job.w.cols());
     for p in panels {
         let columns = p * PANEL..((p + 1) * PANEL).min(n);
-        for (i, row) in job.x.chunks_exact(k).enumerate() {
+        for (i, row) in job.rows.clone().map(|i| (i, &job.x[i * k..(i + 1) * k])) {
             let sums = match job.w.dtype() {
                 Dtype::F32 => {
                     let mut sums = [0.0; PANEL];

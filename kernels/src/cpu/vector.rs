@@ -139,13 +139,37 @@ pub(super) unsafe fn softplus<V: Vector>(x: V) -> V {
 /// The tiles of products are rows x registers of columns, where there are many rows of f32, many of bf16 or int8, and two.
 macro_rules! table {
     ($features:literal, $vector:ty, f32: $r:literal x $w:literal, packed: $rp:literal x $wp:literal, two: 2 x $two:literal) => {
+        use crate::cpu::block::Block;
         use crate::cpu::{Conv, Product, Recurrence, Table, dense, recurrence, rows};
         use crate::matrix::Dtype;
         use crate::rows::OutputGate;
         use std::ops::Range;
 
-        pub(in crate::cpu) const TABLE: Table =
-            Table { product, gdn2, conv_silu, rms_norm, l2_norm, sigmoid, log_decay, gated_rms_norm, swiglu };
+        pub(in crate::cpu) const TABLE: Table = Table {
+            most: dense::MOST,
+            take,
+            product,
+            gdn2,
+            conv_silu,
+            rms_norm,
+            l2_norm,
+            sigmoid,
+            log_decay,
+            gated_rms_norm,
+            swiglu,
+        };
+
+        #[target_feature(enable = $features)]
+        unsafe fn take(x: &[f32], dtype: Dtype, block: &Block, rows: Range<usize>) {
+            // SAFETY: as in `product`.
+            unsafe {
+                match dtype {
+                    Dtype::F32 => dense::take::<dense::F32>(x, block, rows, false),
+                    Dtype::Bf16 => dense::take::<dense::Bf16>(x, block, rows, false),
+                    Dtype::Int8 => dense::take::<dense::Int8>(x, block, rows, <$vector as Vector>::UNSIGNED_INT8),
+                }
+            }
+        }
 
         #[target_feature(enable = $features)]
         unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
