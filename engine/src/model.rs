@@ -110,8 +110,6 @@ pub struct Scratch {
     gate: Vec<f32>,
     out: Vec<f32>,
     mixed: Vec<f32>,
-    hidden_gate: Vec<f32>,
-    hidden_up: Vec<f32>,
     hidden: Vec<f32>,
     last: Vec<f32>,
     logits: Vec<f32>,
@@ -421,13 +419,12 @@ impl Model {
     /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
     fn mlp(&self, block: &Block, rows: usize, scratch: &mut Scratch) -> Result<()> {
         let (c, kernels) = (&self.config, &self.kernels);
-        let Scratch { x, normed, hidden_gate, hidden_up, hidden, .. } = scratch;
+        let Scratch { x, normed, hidden, .. } = scratch;
         let x = &mut x[..rows * c.width];
         let normed = sized(normed, rows * c.width);
         kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
-        let n = rows * c.hidden;
-        let (gate, up, hidden) = (sized(hidden_gate, n), sized(hidden_up, n), sized(hidden, n));
-        kernels.matmul_swiglu(normed, &block.gate, &block.up, [gate, up], hidden)?;
+        let hidden = sized(hidden, rows * c.hidden);
+        kernels.matmul_swiglu(normed, &block.gate, &block.up, hidden)?;
         Ok(kernels.matmul_add(hidden, &block.down, x)?)
     }
 }

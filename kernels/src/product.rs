@@ -1,9 +1,10 @@
 //! `x W^T`: the products that every token goes through.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::Kernels;
-use crate::cpu::block::Block;
+use crate::cpu::block::{Block, MOST_ROWS};
 use crate::cpu::{Product, Shared};
 use crate::matrix::{Matrix, PANEL};
 use crate::parallel::split;
@@ -11,6 +12,8 @@ use crate::shape::{ShapeError, length, rows_of};
 
 /// Rows of a part, where there are more threads than panels to go round.
 const ROWS: usize = 64;
+/// Elements of a product on their way to a SwiGLU: a panel's of the largest block (16 KiB).
+const RAW: usize = MOST_ROWS * PANEL;
 /// Elements that become words in a nanosecond, about.
 const WORDS: usize = 8;
 
@@ -40,37 +43,45 @@ impl Kernels {
         self.products("matmul_each", x, w, out, false)
     }
 
-    /// The first half of a SwiGLU: `hidden = silu(x gate^T) * (x up^T)`; both products are left in `raw`. The same bits as
-    /// [`Kernels::matmul_each`] and then [`Kernels::swiglu`], but threads are asked once.
+    /// The first half of a SwiGLU: `hidden = silu(x gate^T) * (x up^T)`. The same bits as [`Kernels::matmul_each`] and then
+    /// [`Kernels::swiglu`], but threads are asked once, and what both products give never leaves the first cache.
     ///
     /// # Errors
-    /// As [`Kernels::matmul`], and when the two matrices are not of one shape.
-    pub fn matmul_swiglu(
-        &self,
-        x: &[f32],
-        gate: &Matrix,
-        up: &Matrix,
-        mut raw: [&mut [f32]; 2],
-        hidden: &mut [f32],
-    ) -> Result<(), ShapeError> {
+    /// As [`Kernels::matmul`], and when the two matrices are not of one shape and type.
+    pub fn matmul_swiglu(&self, x: &[f32], gate: &Matrix, up: &Matrix, hidden: &mut [f32]) -> Result<(), ShapeError> {
         let op = "matmul_swiglu";
-        length(op, "up (its N)", up.rows(), gate.rows())?;
-        length(op, "hidden", hidden.len(), raw[0].len())?;
-        if up.dtype() != gate.dtype() {
-            self.products(op, x, [gate, up], raw.each_mut().map(|x| &mut **x), false)?;
-            return self.swiglu(raw[0], raw[1], hidden);
-        }
-        let jobs = jobs(op, x, [gate, up], raw, false)?;
-        let ([gate, up], n, hidden) = (&jobs, gate.rows(), Shared(hidden.as_mut_ptr()));
-        self.each_panel(&jobs, gate.w.panels(), &|part, panels| {
-            let columns = panels.start * PANEL..n.min(panels.end * PANEL);
-            // SAFETY: the table fits this processor; lengths were checked; parts have their own panels or rows.
-            unsafe {
-                (self.table.product)(&gate.part(part), panels.clone());
-                (self.table.product)(&up.part(part), panels);
-                for row in part.first + part.rows.start..part.first + part.rows.end {
-                    let part = |x: Shared| x.part(row * n + columns.start..row * n + columns.end);
-                    (self.table.swiglu)(part(gate.out), part(up.out), part(hidden));
+        let (k, n) = (gate.cols(), gate.rows());
+        length(op, "up (its N)", up.rows(), n)?;
+        length(op, "up (its K)", up.cols(), k)?;
+        length(op, "up (bytes of a weight)", up.dtype().bytes(), gate.dtype().bytes())?;
+        let m = rows_of(op, "x", x, k)?;
+        length(op, "hidden", hidden.len(), m * n)?;
+        let hidden = Shared(hidden.as_mut_ptr());
+        let jobs = [gate, up].map(|w| Job { x, m, w, out: hidden, add: false });
+        self.each_panel(&jobs, gate.panels(), &|part, panels| {
+            let rows = part.rows.len();
+            let mut raw = [const { MaybeUninit::<[f32; RAW]>::uninit() }; 3];
+            let raw = raw.each_mut().map(|raw| Shared(raw.as_mut_ptr().cast()));
+            let at_once = (RAW / (PANEL * rows)).max(1);
+            for first in panels.clone().step_by(at_once) {
+                let some = first..panels.end.min(first + at_once);
+                let columns = some.start * PANEL..n.min(some.end * PANEL);
+                let width = columns.len();
+                // SAFETY: the table fits this processor; lengths were checked; parts have their own panels or rows. A block has no more than
+                // RAW / PANEL rows, so that `rows` of `width` fit into each of `raw`; both products write all of them.
+                unsafe {
+                    for (w, raw) in [gate, up].into_iter().zip(raw) {
+                        let out = Shared(raw.get().wrapping_sub(part.rows.start * width + columns.start));
+                        let Part { x, block, ref rows, .. } = *part;
+                        let rows = rows.clone();
+                        (self.table.product)(&Product { x, block, rows, w, out, stride: width, add: false }, some.clone());
+                    }
+                    let [gate, up, both] = raw.map(|raw| raw.part(0..rows * width));
+                    (self.table.swiglu)(gate, up, both);
+                    for (row, both) in part.rows.clone().zip(both.chunks_exact(width)) {
+                        let from = (part.first + row) * n + columns.start;
+                        hidden.part(from..from + width).copy_from_slice(both);
+                    }
                 }
             }
         });
@@ -176,7 +187,7 @@ impl Job<'_> {
     unsafe fn part<'a>(&'a self, part: &Part<'a>) -> Product<'a> {
         // SAFETY: row `first` lies in `out [M, N]`.
         let out = Shared(unsafe { self.out.get().add(part.first * self.w.rows()) });
-        Product { x: part.x, block: part.block, rows: part.rows.clone(), w: self.w, out, add: self.add }
+        Product { x: part.x, block: part.block, rows: part.rows.clone(), w: self.w, out, stride: self.w.rows(), add: self.add }
     }
 }
 

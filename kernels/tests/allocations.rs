@@ -80,7 +80,7 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
         kernels.swiglu(&a, &c, &mut b).unwrap();
         together(|| {
             let [gate, hidden, v, mixed, erase] = buffers.each_mut().map(|x| &mut x[..]);
-            kernels.matmul_swiglu(&x, w, w, [&mut *gate, &mut *v], hidden).unwrap();
+            kernels.matmul_swiglu(&x, w, w, hidden).unwrap();
             let rows = MixerRows {
                 raw_q: &x,
                 raw_k: &x,

@@ -171,11 +171,13 @@ fn what_does_not_fit_is_refused() {
     refused(&|case| case.shape.key_dim = 0, "key_dim is 0");
 
     let [wide, narrow] = [4, 3].map(|n| Matrix::pack(n, 2, &random.vec(2 * n, -1.0, 1.0), Dtype::F32).unwrap());
-    let (mut a, mut b, mut hidden) = ([7.0; 4], [7.0; 3], [7.0; 4]);
-    assert!(kernels.matmul_swiglu(&[1.0; 2], &wide, &narrow, [&mut a, &mut b], &mut hidden).is_err());
-    let (mut a, mut b) = ([7.0; 4], [7.0; 4]);
-    assert!(kernels.matmul_swiglu(&[1.0; 2], &wide, &wide, [&mut a, &mut b], &mut hidden[..3]).is_err());
-    assert_eq!((a, b, hidden), ([7.0; 4], [7.0; 4], [7.0; 4]));
+    let other_type = Matrix::pack(4, 2, &[1.0; 8], Dtype::Bf16).unwrap();
+    let mut hidden = [7.0; 4];
+    assert!(kernels.matmul_swiglu(&[1.0; 2], &wide, &narrow, &mut hidden).is_err());
+    assert!(kernels.matmul_swiglu(&[1.0; 2], &wide, &other_type, &mut hidden).is_err());
+    assert!(kernels.matmul_swiglu(&[1.0; 2], &wide, &wide, &mut hidden[..3]).is_err());
+    assert!(kernels.matmul_swiglu(&[1.0; 3], &wide, &wide, &mut hidden).is_err());
+    assert_eq!(hidden, [7.0; 4]);
 }
 
 #[test]
@@ -188,12 +190,12 @@ fn a_swiglu_at_once_is_its_operations() {
             let run = |fused: bool| {
                 let [mut a, mut b, mut hidden] = [(); 3].map(|()| vec![f32::NAN; m * n]);
                 if fused {
-                    kernels.matmul_swiglu(&x, &gate, &up, [&mut a, &mut b], &mut hidden).unwrap();
+                    kernels.matmul_swiglu(&x, &gate, &up, &mut hidden).unwrap();
                 } else {
                     kernels.matmul_each(&x, [&gate, &up], [&mut a, &mut b]).unwrap();
                     kernels.swiglu(&a, &b, &mut hidden).unwrap();
                 }
-                [a, b, hidden].concat()
+                hidden
             };
             let expected = run(false);
             for threads in [1, 2, 5] {

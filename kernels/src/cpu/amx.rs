@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::avx512::{self, F32x16};
-use super::block::{Block, CHUNK, Most, STRIDE};
+use super::block::{Block, CHUNK, MOST_ROWS, Most, STRIDE};
 use super::dense::{self, Bf16, Dot, Int8};
 use super::vector::Vector;
 use super::{Product, Table};
@@ -31,7 +31,7 @@ const STEP_LINES: usize = 4 * PANEL * STEP / CACHE_LINE;
 const AHEAD: usize = 8 << 10;
 
 /// Two segments, the most that the engine reads at once, 270 KiB: with half as many, small products took 1.3 to 1.7 times as long.
-const MOST: Most = Most { rows: 128, tile: ROWS };
+const MOST: Most = Most { rows: MOST_ROWS, tile: ROWS };
 
 pub(super) static TABLE: Table = Table { most: MOST, take, product, ..avx512::TABLE };
 
@@ -130,7 +130,7 @@ unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range
         // The tiles of a panel ask for the next, in turn; where there is one tile, which sees each line once, it asks for
         // what it needs itself some steps later.
         let (bytes, lines) = match rows.div_ceil(ROWS) {
-            1 => (AHEAD, STEP_LINES),
+            0 | 1 => (AHEAD, STEP_LINES),
             tiles => (4 * job.w.panel_words(), STEP_LINES.div_ceil(tiles)),
         };
         let mut ahead = Ahead { at: weights.cast::<u8>().wrapping_add(bytes), lines };
@@ -152,7 +152,7 @@ unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range
                     for half in sums.chunks_exact(F32x16::LANES) {
                         if column < n {
                             let sum = D::end(F32x16::load(half.as_ptr().cast()), scale, job.w, column);
-                            let out = job.out.get().add((r + i) * n + column);
+                            let out = job.at(r + i, column);
                             let sum = if job.add { F32x16::load_n(out, n - column).add(sum) } else { sum };
                             sum.store_n(out, n - column);
                         }
@@ -351,7 +351,7 @@ mod tests {
         Block::with(m, w.cols().div_ceil(w.dtype().word()), |block| {
             let middle = m / 2;
             for rows in [0..middle, middle..m] {
-                let job = Product { x, block, rows: rows.clone(), w, out, add };
+                let job = Product { x, block, rows: rows.clone(), w, out, stride: w.rows(), add };
                 // SAFETY: the test found AVX-512 here; lengths fit.
                 unsafe {
                     if int8 {

@@ -104,6 +104,16 @@ impl Vector for F32x16 {
         // SAFETY: see `Vector`.
         unsafe { Self(_mm512_cvtepi32_ps(_mm512_castps_si512(self.0))) }
     }
+    /// By the reciprocal that the processor guesses within 2^-14, and a step of Newton's: Intel's division takes 16 cycles.
+    #[inline(always)]
+    unsafe fn over(self, divisor: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let guess = _mm512_rcp14_ps(divisor.0);
+            let off = _mm512_fnmadd_ps(divisor.0, guess, _mm512_set1_ps(1.0));
+            Self(_mm512_mul_ps(self.0, _mm512_fmadd_ps(guess, off, guess)))
+        }
+    }
     #[inline(always)]
     fn prefetch(at: *const f32) {
         // SAFETY: the instruction reads nothing that the program could see, and no address faults.

@@ -9,6 +9,8 @@ use std::cell::Cell;
 pub(super) const CHUNK: usize = 512;
 /// Words from one row to the next.
 pub(super) const STRIDE: usize = CHUNK + 16;
+/// Rows that no block has more of.
+pub(crate) const MOST_ROWS: usize = 128;
 /// Rows behind a block that a tile may look at.
 const BEHIND: usize = 32;
 /// Words of a cache line.
@@ -30,7 +32,7 @@ pub(crate) struct Block {
 // SAFETY: what it points to is written by parts that have their own rows, and read once they are done.
 unsafe impl Sync for Block {}
 
-/// How many rows a block has at most.
+/// How many rows a block has at most, [`MOST_ROWS`] anywhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Most {
     /// Of one chunk each: so that a block takes a part of the second cache.
@@ -42,7 +44,7 @@ pub(crate) struct Most {
 impl Most {
     /// Of rows of so many words; at least 1.
     pub(crate) fn of(self, words_per_row: usize) -> usize {
-        let rows = self.rows / words_per_row.div_ceil(CHUNK);
+        let rows = self.rows.min(MOST_ROWS) / words_per_row.div_ceil(CHUNK);
         if rows > self.tile { rows / self.tile * self.tile } else { rows.max(1) }
     }
 }

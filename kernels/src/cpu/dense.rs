@@ -274,7 +274,7 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
                 if column >= n {
                     break;
                 }
-                let out = job.out.get().add((r + i) * n + column);
+                let out = job.at(r + i, column);
                 let sum = D::end(sum, scale, job.w, column);
                 let sum = if job.add { V::load_n(out, n - column).add(sum) } else { sum };
                 sum.store_n(out, n - column);

@@ -64,14 +64,24 @@ pub(crate) struct Table {
     pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
-/// `out [M, N] = x [M, K] W^T`, or `+=`, for some rows of a block: `x` and `out` begin with the block's first.
+/// `out [M, N] = x [M, K] W^T`, or `+=`, for some rows of a block: `x` and `out` begin with the block's first row and column 0,
+/// though `out` may be good for the rows and columns of the part alone.
 pub(crate) struct Product<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) block: &'a Block,
     pub(crate) rows: Range<usize>,
     pub(crate) w: &'a Matrix,
     pub(crate) out: Shared,
+    /// Elements from one row of `out` to the next.
+    pub(crate) stride: usize,
     pub(crate) add: bool,
+}
+
+impl Product<'_> {
+    /// Where element `[r, column]` of `out` is; `r` is one of `rows`.
+    pub(crate) fn at(&self, r: usize, column: usize) -> *mut f32 {
+        self.out.get().wrapping_add(r * self.stride + column)
+    }
 }
 
 /// One sequence through the recurrence: `q, k, g, b [T, H, K]`, `v, w, out [T, HV, V]`, `state [HV, K, V]`. Addresses, since

@@ -63,7 +63,7 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
                 }
             };
             // SAFETY: row i and these columns lie in `out [M, N]`, and no other part has these columns.
-            let out = unsafe { std::slice::from_raw_parts_mut(job.out.get().add(i * n + columns.start), columns.len()) };
+            let out = unsafe { std::slice::from_raw_parts_mut(job.at(i, columns.start), columns.len()) };
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = if job.add { *out + sum } else { sum };
             }
