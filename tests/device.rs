@@ -206,7 +206,7 @@ fn states_and_logits_are_a_function_of_the_ids_alone() {
             let alone = read(&model, &texts[i], &[]).1;
             assert_eq!(id, first_largest(&alone[alone.len() - vocabulary..]), "the likeliest token of sequence {i}");
         }
-        let kept = State::from_parts(model.config(), state.tokens(), state.data().to_vec()).unwrap();
+        let kept = State::from_parts(model.config(), state.tokens(), state.data()).unwrap();
         let more = self::ids(9, 77);
         let go_on = |mut state: State| {
             let mut last = Vec::new();

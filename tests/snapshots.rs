@@ -132,7 +132,7 @@ fn logits_after_a_hit_are_those_after_a_miss() {
                 assert!(matches!(restore, Restore::Prefix { tokens } if tokens >= at as u64), "{restore:?}");
                 let snapshot = snapshot.expect("a state");
                 let from = snapshot.tokens as usize;
-                let mut hit = State::from_parts(model.config(), snapshot.tokens, snapshot.data).expect("its size");
+                let mut hit = State::from_parts(model.config(), snapshot.tokens, &snapshot.data).expect("its size");
                 let after = logits(&model, &ids[from..], &mut hit, &pool(1 + noise.below(4)));
                 let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert!(bits(&after) == bits(&miss), "round {round}: {from} of {} ids on {isa} {kept:?}", ids.len());

@@ -78,7 +78,7 @@ impl Part {
             }
         }
         let tokens = before.tokens() + self.state.tokens();
-        State::from_parts(config, tokens, data).ok_or_else(|| Error::Input("a state is of another reader's size".into()))
+        State::from_parts(config, tokens, &data).ok_or_else(|| Error::Input("a state is of another reader's size".into()))
     }
 
     /// All of `parts`, one behind the other. `None` of none.

@@ -124,7 +124,7 @@ pub fn forms(reader: &Reader, questions: &[Question], each: &mut dyn FnMut()) ->
                     let bytes = Snapshot::encode(state.tokens(), state.data(), reader.fingerprint(), &key, *form);
                     sum.bytes = bytes.len() as u64;
                     let back = Snapshot::decode(&bytes, reader.fingerprint(), &key).map_err(|e| Error::Input(e.to_string()))?;
-                    let back = reader.take_up(back.tokens, back.data, &passage.ids);
+                    let back = reader.take_up(back.tokens, &back.data, &passage.ids);
                     kept.push(back.ok_or_else(|| Error::Input("a form changed the size of a state".into()))?);
                 }
                 (q.context.as_str(), SpanText::of_passage(&passage, Allowed::TextAndTitle), kept)

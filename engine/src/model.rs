@@ -6,7 +6,7 @@
 //! Every row depends on its own tokens alone, bit for bit, whatever is read beside it: the kernels promise it for products
 //! and recurrences, and nothing here mixes rows. The plain twin of this file is `twin.rs`.
 
-use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, Mixer, MixerRows, together};
+use palimpsest_kernels::{Dtype, Floats, Gdn2Shape, Kernels, Matrix, Mixer, MixerRows, together};
 
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Part};
@@ -94,32 +94,32 @@ pub struct Model {
 /// Activations of one pass, sized by the configuration: reused between calls so that decoding allocates nothing.
 #[derive(Default)]
 pub struct Scratch {
-    x: Vec<f32>,
-    normed: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    raw_q: Vec<f32>,
-    raw_k: Vec<f32>,
-    raw_v: Vec<f32>,
-    b: Vec<f32>,
-    w: Vec<f32>,
-    g: Vec<f32>,
-    decay_low: Vec<f32>,
-    gate_low: Vec<f32>,
-    gate: Vec<f32>,
-    out: Vec<f32>,
-    mixed: Vec<f32>,
-    hidden: Vec<f32>,
+    x: Floats,
+    normed: Floats,
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    raw_q: Floats,
+    raw_k: Floats,
+    raw_v: Floats,
+    b: Floats,
+    w: Floats,
+    g: Floats,
+    decay_low: Floats,
+    gate_low: Floats,
+    gate: Floats,
+    out: Floats,
+    mixed: Floats,
+    hidden: Floats,
     last: Vec<f32>,
-    logits: Vec<f32>,
+    logits: Floats,
     lens: Vec<usize>,
     read: Vec<usize>,
     /// One for each sequence, or none at all: `[layers, H, K, K]`, what a head's state is multiplied with by reading
     /// (`compose.rs`). Identities before the first token.
     pub(crate) transitions: Vec<Vec<f32>>,
-    nothing: Vec<f32>,
-    thrown_away: Vec<f32>,
+    nothing: Floats,
+    thrown_away: Floats,
 }
 
 /// Gives the values of a tensor, by part and shape.
@@ -312,9 +312,9 @@ impl Model {
             }
         }
         if want.after_last() {
-            let normed = sized(&mut scratch.normed, batch.len() * d);
+            let normed = scratch.normed.first(batch.len() * d);
             self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
-            let logits = sized(&mut scratch.logits, batch.len() * vocabulary);
+            let logits = scratch.logits.first(batch.len() * vocabulary);
             self.kernels.matmul(normed, &self.head, logits)?;
             for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.ids.is_empty()) {
                 let row = &logits[i * vocabulary..(i + 1) * vocabulary];
@@ -329,10 +329,10 @@ impl Model {
 
     fn logits_of_all(&self, rows: usize, want: Want, scratch: &mut Scratch) -> Result<()> {
         let d = self.config.width;
-        let normed = sized(&mut scratch.normed, rows * d);
+        let normed = scratch.normed.first(rows * d);
         self.kernels.rms_norm(&scratch.x[..rows * d], &self.final_norm, self.config.norm_eps, normed)?;
         if let Want::Only(ids) = want {
-            let logits = sized(&mut scratch.logits, rows * ids.len());
+            let logits = scratch.logits.first(rows * ids.len());
             for (row, out) in normed.chunks_exact(d).zip(logits.chunks_exact_mut(ids.len())) {
                 for (out, id) in out.iter_mut().zip(ids) {
                     let word = &self.embedding[id as usize * d..(id as usize + 1) * d];
@@ -341,7 +341,7 @@ impl Model {
             }
             return Ok(());
         }
-        let logits = sized(&mut scratch.logits, rows * self.config.vocabulary);
+        let logits = scratch.logits.first(rows * self.config.vocabulary);
         Ok(self.kernels.matmul(normed, &self.head, logits)?)
     }
 
@@ -355,7 +355,7 @@ impl Model {
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         let d = self.config.width;
-        let x = sized(&mut scratch.x, rows * d);
+        let x = scratch.x.first(rows * d);
         let ids = batch.iter().zip(read).zip(&scratch.lens).flat_map(|((s, &from), &len)| &s.ids[from..from + len]);
         for (row, &id) in x.chunks_exact_mut(d).zip(ids) {
             row.copy_from_slice(&self.embedding[id as usize * d..(id as usize + 1) * d]);
@@ -376,19 +376,19 @@ impl Model {
         let (lens, transitions) = (&scratch.lens, &mut scratch.transitions);
         let (nothing, thrown_away) = (&mut scratch.nothing, &mut scratch.thrown_away);
         let x = &mut x[..rows * c.width];
-        let normed = sized(normed, rows * c.width);
+        let normed = normed.first(rows * c.width);
         kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
 
-        let (q, k, v) = (sized(q, hk), sized(k, hk), sized(v, hv));
-        let (raw_q, raw_k, raw_v) = (sized(raw_q, hk), sized(raw_k, hk), sized(raw_v, hv));
-        let (b, w, g) = (sized(b, hk), sized(w, hv), sized(g, hk));
-        let (decay_low, gate_low) = (sized(decay_low, rows * c.decay_rank), sized(gate_low, rows * c.gate_rank));
+        let (q, k, v) = (q.first(hk), k.first(hk), v.first(hv));
+        let (raw_q, raw_k, raw_v) = (raw_q.first(hk), raw_k.first(hk), raw_v.first(hv));
+        let (b, w, g) = (b.first(hk), w.first(hv), g.first(hk));
+        let (decay_low, gate_low) = (decay_low.first(rows * c.decay_rank), gate_low.first(rows * c.gate_rank));
         kernels.matmul_each(
             normed,
             [&block.q, &block.k, &block.v, &block.b, &block.w, &block.f_down, &block.g_down],
             [&mut *raw_q, &mut *raw_k, &mut *raw_v, &mut *b, &mut *w, &mut *decay_low, &mut *gate_low],
         )?;
-        let (out, gate, mixed) = (sized(out, hv), sized(gate, hv), sized(mixed, hv));
+        let (out, gate, mixed) = (out.first(hv), gate.first(hv), mixed.first(hv));
         let rows = MixerRows {
             raw_q,
             raw_k,
@@ -409,7 +409,7 @@ impl Model {
         if !transitions.is_empty() {
             // The same steps on the identity, with nothing written: their product.
             let shape = Gdn2Shape { value_heads: c.heads, value_dim: c.key_dim, ..c.gdn2() };
-            let (nothing, out) = (sized(nothing, hk), sized(thrown_away, hk));
+            let (nothing, out) = (nothing.first(hk), thrown_away.first(hk));
             let at = layer * shape.heads * shape.key_dim * shape.key_dim;
             kernels.gdn2(&shape, lens, q, k, nothing, g, b, nothing, transitions, at, out)?;
         }
@@ -421,9 +421,9 @@ impl Model {
         let (c, kernels) = (&self.config, &self.kernels);
         let Scratch { x, normed, hidden, .. } = scratch;
         let x = &mut x[..rows * c.width];
-        let normed = sized(normed, rows * c.width);
+        let normed = normed.first(rows * c.width);
         kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
-        let hidden = sized(hidden, rows * c.hidden);
+        let hidden = hidden.first(rows * c.hidden);
         kernels.matmul_swiglu(normed, &block.gate, &block.up, hidden)?;
         Ok(kernels.matmul_add(hidden, &block.down, x)?)
     }
@@ -472,14 +472,6 @@ impl AsMut<[f32]> for Sequence<'_> {
     fn as_mut(&mut self) -> &mut [f32] {
         self.state.as_mut()
     }
-}
-
-/// The first `n` elements of a buffer that only ever grows: after the first pass nothing is allocated.
-fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }
 
 /// Rows each sequence contributes to the next round: a fair share of [`MAX_ROWS`], cut at a segment boundary of its context

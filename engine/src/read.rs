@@ -236,7 +236,7 @@ impl Reader {
 
     /// The state after `ids`, taken up again from the `data` that was kept of it. `None` when that is not of the right size.
     #[must_use]
-    pub fn take_up(&self, tokens: u64, data: Vec<f32>, ids: &[u32]) -> Option<State> {
+    pub fn take_up(&self, tokens: u64, data: &[f32], ids: &[u32]) -> Option<State> {
         let state = State::from_parts(self.config(), tokens, data)?;
         Some(if self.device_model().is_some() { state.with_tail(ids) } else { state })
     }
@@ -450,7 +450,7 @@ fn read_beginnings(reader: &Reader, passages: &mut [ReadPassage], pace: &mut Pac
 
 fn restore(reader: &Reader, store: &Store, ids: &[u32]) -> (State, Restore) {
     let (snapshot, restore) = store.longest(reader.fingerprint(), ids);
-    let state = snapshot.and_then(|Snapshot { tokens, data }| reader.take_up(tokens, data, ids.get(..tokens as usize)?));
+    let state = snapshot.and_then(|Snapshot { tokens, data }| reader.take_up(tokens, &data, ids.get(..tokens as usize)?));
     match state {
         Some(state) => (state, restore),
         None => {

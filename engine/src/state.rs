@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use palimpsest_kernels::Floats;
 pub use palimpsest_kernels::LayerOffsets;
 use palimpsest_kernels::cuda::{Arrival, Buffer, Host};
 
@@ -41,7 +42,7 @@ fn elements_per_layer(config: &Config) -> usize {
 pub struct State {
     tokens: u64,
     elements: usize,
-    data: OnceLock<Vec<f32>>,
+    data: OnceLock<Floats>,
     tail: Vec<u32>,
     resident: Option<Resident>,
     /// What `fetch` began.
@@ -84,16 +85,16 @@ impl State {
     /// The state before the first token: all zeros.
     #[must_use]
     pub fn empty(config: &Config) -> Self {
-        Self::of(0, vec![0.0; Self::elements(config)])
+        Self::of(0, Floats::zeros(Self::elements(config)))
     }
 
     /// A state taken up again from its parts. `None` when `data` is not of `config`'s size.
     #[must_use]
-    pub fn from_parts(config: &Config, tokens: u64, data: Vec<f32>) -> Option<Self> {
-        (data.len() == Self::elements(config)).then(|| Self::of(tokens, data))
+    pub fn from_parts(config: &Config, tokens: u64, data: &[f32]) -> Option<Self> {
+        (data.len() == Self::elements(config)).then(|| Self::of(tokens, Floats::from(data)))
     }
 
-    fn of(tokens: u64, data: Vec<f32>) -> Self {
+    fn of(tokens: u64, data: Floats) -> Self {
         Self {
             tokens,
             elements: data.len(),
@@ -182,7 +183,7 @@ impl State {
     /// that takes a state takes it so.
     #[must_use]
     pub fn data(&self) -> &[f32] {
-        self.data.get_or_init(|| self.elements_here().to_vec())
+        self.data.get_or_init(|| Floats::from(&*self.elements_here()))
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {
@@ -192,6 +193,6 @@ impl State {
 
 impl AsMut<[f32]> for State {
     fn as_mut(&mut self) -> &mut [f32] {
-        self.data.get_mut().map_or(&mut [], Vec::as_mut_slice)
+        self.data.get_mut().map_or(&mut [], |data| &mut **data)
     }
 }

@@ -13,6 +13,7 @@
 
 mod cpu;
 pub mod cuda;
+mod floats;
 mod gdn2;
 mod isa;
 mod mapped;
@@ -24,6 +25,7 @@ mod rows;
 mod sequences;
 mod shape;
 
+pub use floats::Floats;
 pub use gdn2::Gdn2Shape;
 pub use isa::{Isa, KernelError};
 pub use mapped::Mapped;

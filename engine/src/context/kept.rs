@@ -48,7 +48,7 @@ impl Context {
         let chain = self.chain_of(tokens)?;
         let state = Snapshot::decode(&bytes, self.reader.fingerprint(), &chain.key()).map_err(|e| e.to_string());
         let since = self.since_boundary(tokens)?;
-        let state = state.and_then(|s| self.reader.take_up(s.tokens, s.data, &since).ok_or("it is of another size".into()));
+        let state = state.and_then(|s| self.reader.take_up(s.tokens, &s.data, &since).ok_or("it is of another size".into()));
         Ok(state.map(|state| (state, chain)))
     }
 
@@ -73,7 +73,7 @@ impl Context {
         let found = store.longest_of(self.reader.fingerprint(), log.tokens(), &mut |chain, range| log.hash(chain, range))?;
         // A state that is only near is not the one that this context stands for.
         if let (Some(snapshot), Restore::Exact { tokens } | Restore::Prefix { tokens }) = found
-            && let Some(state) = self.reader.take_up(snapshot.tokens, snapshot.data, &self.since_boundary(tokens)?)
+            && let Some(state) = self.reader.take_up(snapshot.tokens, &snapshot.data, &self.since_boundary(tokens)?)
         {
             self.chain = self.chain_of(tokens)?;
             self.state = state;
