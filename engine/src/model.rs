@@ -313,9 +313,9 @@ impl Model {
         }
         if want.after_last() {
             let normed = scratch.normed.first(batch.len() * d);
-            self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
             let logits = scratch.logits.first(batch.len() * vocabulary);
-            self.kernels.matmul(normed, &self.head, logits)?;
+            self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
+            together(|| self.kernels.matmul(normed, &self.head, logits))?;
             for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.ids.is_empty()) {
                 let row = &logits[i * vocabulary..(i + 1) * vocabulary];
                 match want {
