@@ -112,7 +112,7 @@ impl Reader {
             },
         })?;
         let (dtype, arithmetic) = match &network {
-            Network::Cpu(_) => (dtype, format!("cpu {} {dtype:?}", kernels.isa())),
+            Network::Cpu(_) => (dtype, format!("{} {dtype:?}", kernels.arithmetic())),
             Network::Cuda(model) => (Dtype::Bf16, model.gpu().arithmetic()),
         };
         let fingerprint = Fingerprint::new(weights_hash(from, &checkpoint)?, tokenizer_hash(from)?, STATE_FORMAT, &arithmetic);

@@ -76,6 +76,15 @@ impl Isa {
         }
     }
 
+    /// Which bits its results have: one more each time that a change of the kernels changes them.
+    pub(crate) fn generation(self) -> u32 {
+        match self {
+            // 2: quotients by reciprocals.
+            Isa::Avx512 | Isa::Amx => 2,
+            Isa::Scalar | Isa::Neon | Isa::Avx2 => 1,
+        }
+    }
+
     /// The fastest that this processor has.
     pub(crate) fn best() -> Isa {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)

@@ -65,6 +65,15 @@ impl Kernels {
         Ok(Self { isa, table: cpu::table(isa) })
     }
 
+    /// What results depend on besides their inputs and the type of the weights: the instruction set, and which bits it gives.
+    #[must_use]
+    pub fn arithmetic(&self) -> String {
+        match self.isa.generation() {
+            1 => format!("cpu {}", self.isa),
+            later => format!("cpu {} {later}", self.isa),
+        }
+    }
+
     /// Which instruction set this is.
     #[must_use]
     pub fn isa(&self) -> Isa {
