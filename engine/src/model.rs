@@ -345,7 +345,8 @@ impl Model {
         Ok(self.kernels.matmul(normed, &self.head, logits)?)
     }
 
-    /// One round through all blocks: the next `lens[i]` ids of each sequence; the residual stream is left in `scratch.x`.
+    /// One round through all blocks: the next `lens[i]` ids of each sequence; the residual stream is left in `scratch.x`. `pace` is
+    /// its own, since it goes to another thread if need be.
     fn blocks_forward(
         &self,
         batch: &mut [Sequence<'_>],

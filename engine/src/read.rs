@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use palimpsest_kernels::cuda::{CudaError, Gpu};
-use palimpsest_kernels::{Dtype, Kernels};
+use palimpsest_kernels::{Dtype, Kernels, on};
 
 use crate::calibration::Calibration;
 use crate::cancel::Pace;
@@ -231,7 +231,7 @@ impl Reader {
 
     /// Runs `work` on the reader's threads.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(work)
+        on(&self.threads, work)
     }
 
     /// The state after `ids`, taken up again from the `data` that was kept of it. `None` when that is not of the right size.
@@ -281,7 +281,7 @@ impl Reader {
         };
         let mut scratch = Scratch::default();
         scratch.transitions = transitions;
-        self.threads.install(|| model.forward(batch, Want::Nothing, &mut scratch, &mut |_, _, _| {}))?;
+        on(&self.threads, || model.forward(batch, Want::Nothing, &mut scratch, &mut |_, _, _| {}))?;
         Ok(scratch.transitions)
     }
 
@@ -301,7 +301,7 @@ impl Reader {
             Network::Cuda(model) => return model.forward_at(batch, want, pace, sink),
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let result = self.threads.install(|| model.forward_at(batch, want, &mut scratch, pace, sink));
+        let result = on(&self.threads, || model.forward_at(batch, want, &mut scratch, pace, sink));
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
     }

@@ -1,4 +1,5 @@
-//! How fast would a whole reader be: every kernel of every layer, in the order of the network, on random weights?
+//! How fast would a whole reader be: every kernel of every layer, one by one in the order of the network, on random weights?
+//! (The engine does some of them at once and with threads standing by: `palimpsest bench read|decode`.)
 //!
 //! ```sh
 //! cargo bench -p palimpsest-kernels --bench network -- [small|medium] [f32|bf16|int8] [threads] [8seg]

@@ -9,8 +9,8 @@
 //! Ranges: `g <= 0`; `b` in `[0, 1]` (`[0, 2]` where negative eigenvalues are allowed); `w` in `[0, 1]`; `q` and `k` of L2
 //! norm 1. Nothing outside them is refused: the arithmetic is the same.
 //!
-//! It goes token by token, in the same operations in the same order whatever the number of tokens in a call. Sequences, heads
-//! and columns of `S` do not touch one another, and are what is spread over threads.
+//! It goes token by token, in the same operations in the same order whatever the number of tokens in a call. Sequences
+//! and heads do not touch one another, and are what is spread over threads.
 
 use crate::Kernels;
 use crate::cpu::{Conv, Recurrence, Shared};

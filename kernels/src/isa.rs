@@ -85,6 +85,19 @@ impl Isa {
         }
     }
 
+    /// Who made the processor, where an instruction is only said to be near enough, and makers may differ: VRCP14PS.
+    pub(crate) fn maker(self) -> Option<String> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => {
+                let leaf = std::arch::x86_64::__cpuid(0);
+                let name: Vec<u8> = [leaf.ebx, leaf.edx, leaf.ecx].iter().flat_map(|part| part.to_le_bytes()).collect();
+                Some(String::from_utf8_lossy(&name).into_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// The fastest that this processor has.
     pub(crate) fn best() -> Isa {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)

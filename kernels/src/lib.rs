@@ -31,7 +31,7 @@ pub use isa::{Isa, KernelError};
 pub use mapped::Mapped;
 pub use matrix::{Dtype, Matrix, quantise};
 pub use mixer::{LayerOffsets, Mixer, MixerRows};
-pub use parallel::together;
+pub use parallel::{on, together};
 pub use rows::OutputGate;
 pub use shape::ShapeError;
 
@@ -68,10 +68,14 @@ impl Kernels {
     /// What results depend on besides their inputs and the type of the weights: the instruction set, and which bits it gives.
     #[must_use]
     pub fn arithmetic(&self) -> String {
-        match self.isa.generation() {
-            1 => format!("cpu {}", self.isa),
-            later => format!("cpu {} {later}", self.isa),
+        let mut arithmetic = format!("cpu {}", self.isa);
+        if self.isa.generation() > 1 {
+            arithmetic += &format!(" {}", self.isa.generation());
         }
+        if let Some(maker) = self.isa.maker() {
+            arithmetic += &format!(" {maker}");
+        }
+        arithmetic
     }
 
     /// Which instruction set this is.

@@ -13,7 +13,7 @@ use crate::shape::{ShapeError, length};
 
 /// Output columns of a panel.
 pub(crate) const PANEL: usize = 32;
-/// Most words of a row: what a kernel's block of rows holds on the stack.
+/// Most words of a row: so that a block stays small with one row (135 KB), and the sums of int8 below 2^31.
 pub(crate) const MAX_WORDS: usize = 1 << 15;
 /// Lines of an AMX tile.
 const TILE_LINES: usize = 16;

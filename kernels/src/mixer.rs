@@ -112,7 +112,7 @@ impl Kernels {
         mixer.check(lens, &rows, states, at)?;
         let unit = mixer.unit();
         let (units, threads) = (mixer.shape.heads / unit, rayon::current_num_threads());
-        if units * lens.len() < threads {
+        if units * lens.iter().filter(|len| **len > 0).count() < threads {
             return self.mix_one_by_one(mixer, lens, rows, states, at);
         }
         let places = Places::of(rows);
@@ -137,7 +137,7 @@ impl Kernels {
     /// As [`Kernels::mix`], one operation after the other, each over all threads: its twin.
     ///
     /// # Errors
-    /// As [`Kernels::mix`], but something may have been written.
+    /// As [`Kernels::mix`].
     pub fn mix_one_by_one<S: AsMut<[f32]>>(
         &self,
         mixer: &Mixer<'_>,
@@ -146,6 +146,7 @@ impl Kernels {
         states: &mut [S],
         at: LayerOffsets,
     ) -> Result<(), ShapeError> {
+        mixer.check(lens, &rows, states, at)?;
         let m = mixer;
         let MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, q, k, v, b, w, g, gate, out, mixed } = rows;
         self.conv_silu(lens, raw_q, m.q_taps, states, at.conv_q, q)?;
@@ -323,12 +324,21 @@ impl Mixer<'_> {
             length(op, name, got, expected)?;
         }
         let inputs = TAPS - 1;
-        let ends = [
-            at.conv_q + inputs * keys,
-            at.conv_k + inputs * keys,
-            at.conv_v + inputs * values,
-            at.recurrent + s.state_elements(),
+        let mut parts = [
+            (at.conv_q, inputs * keys),
+            (at.conv_k, inputs * keys),
+            (at.conv_v, inputs * values),
+            (at.recurrent, s.state_elements()),
         ];
-        sequences(op, lens, m, states, ends.into_iter().max().unwrap_or(0))
+        parts.sort_unstable();
+        let mut end = 0;
+        for (from, len) in parts {
+            // Two threads may write two parts at the same time.
+            if from < end {
+                return Err(ShapeError::Overlap { op, name: "a part of a state", at: from });
+            }
+            end = from.saturating_add(len);
+        }
+        sequences(op, lens, m, states, end)
     }
 }

@@ -3,25 +3,28 @@
 //! [`split`] hands parts to the ambient pool of rayon: nothing is allocated, and a part that a busy core does not get to is
 //! taken by another. By `rayon::join` that costs microseconds, which a decode step, a hundred times a token some microseconds
 //! of work, does not have. So within [`together`] the pool's other threads stand by, and a part costs them one look at a
-//! counter. They stand by for tens of microseconds at most: who gets nothing to do, or nothing in time because another
-//! process holds the core, goes back to the pool, and nobody waits for a thread that has not taken a part.
+//! counter. A region of work waits for those alone that came to it. Who gets nothing to do for a while, or sees that other
+//! work wants a thread ([`on`]), goes back to the pool.
 
 use std::cell::{Cell, UnsafeCell};
 use std::hint::spin_loop;
 use std::ops::Range;
 use std::ptr::null;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::yield_now;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{panicking, yield_now};
 
 /// Nanoseconds on one thread, about, that are worth handing to another one: by `rayon::join`, and to one that stands by.
 const WORTH: usize = 8_000;
 const WORTH_TOGETHER: usize = 1_000;
-/// Looks for work before a thread that stands by lets others have its core (10 microseconds on an Intel of 2023, whose pause
-/// is the longest), and how often it lets them before it goes.
+/// Looks for work before a thread that stands by lets others have its core, and how often it lets them before it goes: tens of
+/// microseconds, and about a millisecond where nobody else wants the core.
 const LOOKS: usize = 500;
 const YIELDS: usize = 2000;
 /// [`Team::turn`] when there will be no more regions.
 const OVER: usize = usize::MAX;
+
+/// Calls of [`on`] that have no thread yet.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// The team that this thread leads, while it is free for a region.
@@ -50,8 +53,23 @@ pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)
     }
 }
 
+/// Runs `work` on a thread of `pool`. Until it has one, no thread stands by for [`together`].
+pub fn on<R: Send>(pool: &rayon::ThreadPool, work: impl FnOnce() -> R + Send) -> R {
+    if pool.current_thread_index().is_some() {
+        return work();
+    }
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    pool.install(|| {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        work()
+    })
+}
+
 /// Runs `work` while other threads of the ambient pool stand by for its parts: for work of many short operations in a row, such
-/// as a decode step. Bits do not depend on it. Within a part, and within another such call, threads are asked as ever.
+/// as a decode step. Bits do not depend on it. Parts themselves should not ask for threads.
+///
+/// # Panics
+/// When `work` or a part of it does.
 pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let threads = rayon::current_num_threads();
     if threads == 1 || !TEAM.get().is_null() {
@@ -65,6 +83,12 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
             fn drop(&mut self) {
                 TEAM.set(null());
                 self.0.turn.0.store(OVER, Ordering::Release);
+                // `join` would take up other work, however long, for the moment that they need to see it.
+                let mut looks = 0;
+                while self.0.standing.0.load(Ordering::Acquire) != 0 && looks < LOOKS {
+                    looks += 1;
+                    spin_loop();
+                }
             }
         }
         let _dismiss = Dismiss(&team);
@@ -83,6 +107,10 @@ struct Team {
     inside: Alone<AtomicUsize>,
     /// The next item that nobody has.
     next: Alone<AtomicUsize>,
+    /// Threads that stand by.
+    standing: Alone<AtomicUsize>,
+    /// A part panicked on another thread.
+    failed: AtomicBool,
     region: UnsafeCell<Option<Region>>,
 }
 
@@ -130,8 +158,10 @@ impl Team {
         self.next.0.store(0, Ordering::Relaxed);
         self.turn.0.fetch_add(1, Ordering::SeqCst);
         TEAM.set(null());
-        let _close = Close(self);
+        let close = Close(self);
         self.take_parts();
+        drop(close);
+        assert!(!self.failed.load(Ordering::Relaxed), "a part panicked on another thread");
     }
 
     /// Parts of the open region, until there are none. Called by the leader, and inside.
@@ -155,21 +185,26 @@ impl Team {
             rayon::join(|| self.stand_by(most / 2), || self.stand_by(most - most / 2));
             return;
         }
-        struct Leave<'a>(&'a AtomicUsize);
+        struct Leave<'a>(&'a AtomicUsize, &'a AtomicBool);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
+                if panicking() {
+                    self.1.store(true, Ordering::Relaxed);
+                }
                 self.0.fetch_sub(1, Ordering::Release);
             }
         }
+        self.standing.0.fetch_add(1, Ordering::Relaxed);
+        let _standing = Leave(&self.standing.0, &self.failed);
         let (mut seen, mut looks) = (0, 0);
         while looks < LOOKS + YIELDS {
             let turn = self.turn.0.load(Ordering::Acquire);
-            if turn == OVER {
+            if turn == OVER || WAITING.load(Ordering::Relaxed) != 0 {
                 return;
             }
             if turn % 2 == 1 && turn != seen {
                 self.inside.0.fetch_add(1, Ordering::SeqCst);
-                let _leave = Leave(&self.inside.0);
+                let _leave = Leave(&self.inside.0, &self.failed);
                 if self.turn.0.load(Ordering::SeqCst) == turn {
                     self.take_parts();
                 }

@@ -44,7 +44,7 @@ impl Kernels {
     }
 
     /// The first half of a SwiGLU: `hidden = silu(x gate^T) * (x up^T)`. The same bits as [`Kernels::matmul_each`] and then
-    /// [`Kernels::swiglu`], but threads are asked once, and what both products give never leaves the first cache.
+    /// [`Kernels::swiglu`], but threads are asked once, and what both products give stays where it was made.
     ///
     /// # Errors
     /// As [`Kernels::matmul`], and when the two matrices are not of one shape and type.
@@ -126,17 +126,17 @@ impl Kernels {
             let rows = most.min(m - first);
             let x = &x[first * k..(first + rows) * k];
             // Panels are shared out first: each then comes from memory once. Rows too, where panels would not go round.
-            let together = if panels < 4 * rayon::current_num_threads() { rows.min(ROWS) } else { rows };
-            let cost: usize = jobs.iter().map(|job| panel_cost(job.w, together) * job.w.panels()).sum();
+            let at_once = if panels < 4 * rayon::current_num_threads() { rows.div_ceil(rows.div_ceil(ROWS)) } else { rows };
+            let cost: usize = jobs.iter().map(|job| panel_cost(job.w, at_once) * job.w.panels()).sum();
             Block::with(rows, words, |block| {
                 // SAFETY: the table fits this processor; the block has room for these rows, and parts have their own.
                 split(rows, k / WORDS, &|some| unsafe { (self.table.take)(x, dtype, block, some) });
-                split(panels * rows.div_ceil(together), cost / panels.max(1), &|some| {
+                split(panels * rows.div_ceil(at_once), cost / panels.max(1), &|some| {
                     let mut at = some.start;
                     while at < some.end {
                         let (group, panel) = (at / panels, at % panels);
                         let until = panels.min(panel + some.end - at);
-                        let rows = group * together..rows.min((group + 1) * together);
+                        let rows = group * at_once..rows.min((group + 1) * at_once);
                         work(&Part { first, x, block, rows }, panel..until);
                         at += until - panel;
                     }

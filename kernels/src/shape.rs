@@ -40,6 +40,16 @@ pub enum ShapeError {
         /// The largest that is taken.
         most: usize,
     },
+    /// Two places that must not share elements, do.
+    #[error("{op}: {name} begins at {at}, before another one ends: the caller's offsets overlap")]
+    Overlap {
+        /// The function that refused.
+        op: &'static str,
+        /// What overlaps.
+        name: &'static str,
+        /// Where the second one begins.
+        at: usize,
+    },
     /// A size that must not be zero, is.
     #[error("{op}: the caller's {name} is 0")]
     Zero {

@@ -41,7 +41,9 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
     let x: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.7).sin() * 0.1).collect();
     let [mut a, mut b, mut c] = [x.clone(), x.clone(), x.clone()];
     let lens = vec![1; rows];
-    let mut states = vec![vec![0.0; shape.state_elements() + 3 * width]; rows];
+    let at = shape.state_elements();
+    let at = LayerOffsets { recurrent: 0, conv_q: at, conv_k: at + 3 * width, conv_v: at + 6 * width };
+    let mut states = vec![vec![0.0; at.conv_v + 3 * width]; rows];
     let taps = vec![0.25; 4 * width];
     let mixer = Mixer {
         shape,
@@ -97,9 +99,7 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
                 out: &mut whole,
                 mixed,
             };
-            kernels
-                .mix(&mixer, &lens, rows, &mut states, LayerOffsets { conv_q: 0, conv_k: 0, conv_v: 0, recurrent: 0 })
-                .unwrap();
+            kernels.mix(&mixer, &lens, rows, &mut states, at).unwrap();
         });
     }
     ALLOCATIONS.load(Ordering::Relaxed) - before

@@ -154,7 +154,7 @@ fn what_does_not_fit_is_refused() {
         };
         let mut states = case.states.clone();
         let error = kernels.mix(&case.mixer(), &lens, rows, &mut states, at).unwrap_err().to_string();
-        assert!(error.starts_with("mix: the caller's ") && error.contains(what), "{error}");
+        assert!(error.starts_with("mix: ") && error.contains("the caller's") && error.contains(what), "{error}");
         assert_eq!(states, case.states);
         assert!([b, q, k, g, w, v, gate, out, mixed].concat().iter().all(|x| *x == 7.0), "something was written");
     };
@@ -162,6 +162,8 @@ fn what_does_not_fit_is_refused() {
     refused(&|case| case.lens.push(0), "states");
     refused(&|case| case.states[1].truncate(100), "state (at least) has 100");
     refused(&|case| case.at.conv_v += 3, "state (at least)");
+    refused(&|case| case.at.conv_k = case.at.conv_q + 1, "overlap");
+    refused(&|case| case.at.recurrent = usize::MAX - 7, "state (at least)");
     refused(&|case| case.o_norm.push(1.0), "o_norm has 33");
     refused(&|case| case.low[1].truncate(1), "gate_low has 1");
     refused(

@@ -22,7 +22,7 @@ fn products_agree() {
             let (m, n, k) = (random.below(30), UGLY[random.below(13)], UGLY[random.below(13)]);
             product_agrees(kernels, &mut random, dtype, m, n, k);
         }
-        // More rows than a block on the stack, more words than a chunk, more panels than a tile.
+        // More rows than a block, more words than a chunk, more panels than a tile.
         for (m, n, k) in [(0, 3, 3), (1, 300, 700), (2, 300, 513), (67, 97, 512), (3, 33, 9000), (70, 31, 4100), (140, 64, 16)] {
             product_agrees(kernels, &mut random, dtype, m, n, k);
         }

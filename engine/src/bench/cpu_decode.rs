@@ -1,4 +1,5 @@
-//! How fast does it decode? Beside the rate at which the same threads read a buffer of the weights' size.
+//! How fast does it decode? Beside the rate at which the same threads read a buffer of the weights' size. Both stay on those
+//! threads for a round: what it takes to hand a step over from elsewhere is not in it.
 
 use std::time::Instant;
 

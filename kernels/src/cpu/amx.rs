@@ -1,8 +1,8 @@
-//! x86-64 with AMX: eight tiles of 16 rows x 64 bytes, for products of bf16 and int8; the rest is AVX-512.
+//! x86-64 with AMX: eight tiles of 16 rows x 64 bytes, for products of bf16 and int8; the rest, and one row of int8, is AVX-512.
 //!
 //! A step takes 16 lines of a panel, which are two tiles of weights as they lie in memory (32 columns; rows 128 bytes apart),
 //! and 16 words of each of 32 rows, which are two tiles of inputs as they lie in the block; and adds the four products to
-//! four tiles of results. So 4 loads feed 4 products, the best ratio that 8 tiles allow. One row takes the same way, with 16
+//! four tiles of results. So 4 loads feed 4 products, the best ratio that 8 tiles allow. One row of bf16 takes the same way, with 16
 //! rows in its tile of which 15 are not looked at: its bits are those of the same row among many, and weights still come
 //! as fast as memory gives them.
 //!
@@ -30,7 +30,7 @@ const STEP_LINES: usize = 4 * PANEL * STEP / CACHE_LINE;
 /// How many bytes ahead of a tile that is alone weights are asked for.
 const AHEAD: usize = 8 << 10;
 
-/// Two segments, the most that the engine reads at once, 270 KiB: with half as many, small products took 1.3 to 1.7 times as long.
+/// Two segments, the most that the engine reads at once, 264 KiB: with half as many, small products took 1.3 to 1.7 times as long.
 const MOST: Most = Most { rows: MOST_ROWS, tile: ROWS };
 
 pub(super) static TABLE: Table = Table { most: MOST, take, product, ..avx512::TABLE };

@@ -17,7 +17,7 @@ const BEHIND: usize = 32;
 const LINE: usize = 16;
 
 thread_local! {
-    /// What this thread's blocks lie in, one after the other: it only ever grows, to the largest block, and is not given to two.
+    /// What this thread's blocks lie in, one after the other: as large as the largest, and not given to two.
     static MEMORY: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
@@ -64,7 +64,9 @@ impl Block {
         // SAFETY: `needed` words are there, `start` is at most LINE.
         let words = unsafe { scales_at.add(scales) };
         let result = work(&Block { words, scales: scales_at.cast(), rows, words_per_row });
-        MEMORY.set(memory);
+        // A product within `work` took memory of its own: the larger one stays.
+        let inner = MEMORY.take();
+        MEMORY.set(if inner.len() > memory.len() { inner } else { memory });
         result
     }
 
