@@ -312,8 +312,8 @@ impl Model {
             }
         }
         if want.after_last() {
-            let normed = scratch.normed.first(batch.len() * d);
-            let logits = scratch.logits.first(batch.len() * vocabulary);
+            let normed = scratch.normed.at_least(batch.len() * d);
+            let logits = scratch.logits.at_least(batch.len() * vocabulary);
             self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
             together(|| self.kernels.matmul(normed, &self.head, logits))?;
             for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.ids.is_empty()) {
@@ -329,10 +329,10 @@ impl Model {
 
     fn logits_of_all(&self, rows: usize, want: Want, scratch: &mut Scratch) -> Result<()> {
         let d = self.config.width;
-        let normed = scratch.normed.first(rows * d);
+        let normed = scratch.normed.at_least(rows * d);
         self.kernels.rms_norm(&scratch.x[..rows * d], &self.final_norm, self.config.norm_eps, normed)?;
         if let Want::Only(ids) = want {
-            let logits = scratch.logits.first(rows * ids.len());
+            let logits = scratch.logits.at_least(rows * ids.len());
             for (row, out) in normed.chunks_exact(d).zip(logits.chunks_exact_mut(ids.len())) {
                 for (out, id) in out.iter_mut().zip(ids) {
                     let word = &self.embedding[id as usize * d..(id as usize + 1) * d];
@@ -341,7 +341,7 @@ impl Model {
             }
             return Ok(());
         }
-        let logits = scratch.logits.first(rows * self.config.vocabulary);
+        let logits = scratch.logits.at_least(rows * self.config.vocabulary);
         Ok(self.kernels.matmul(normed, &self.head, logits)?)
     }
 
@@ -356,7 +356,7 @@ impl Model {
         pace: &mut Pace<'_>,
     ) -> Result<()> {
         let d = self.config.width;
-        let x = scratch.x.first(rows * d);
+        let x = scratch.x.at_least(rows * d);
         let ids = batch.iter().zip(read).zip(&scratch.lens).flat_map(|((s, &from), &len)| &s.ids[from..from + len]);
         for (row, &id) in x.chunks_exact_mut(d).zip(ids) {
             row.copy_from_slice(&self.embedding[id as usize * d..(id as usize + 1) * d]);
@@ -377,19 +377,19 @@ impl Model {
         let (lens, transitions) = (&scratch.lens, &mut scratch.transitions);
         let (nothing, thrown_away) = (&mut scratch.nothing, &mut scratch.thrown_away);
         let x = &mut x[..rows * c.width];
-        let normed = normed.first(rows * c.width);
+        let normed = normed.at_least(rows * c.width);
         kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
 
-        let (q, k, v) = (q.first(hk), k.first(hk), v.first(hv));
-        let (raw_q, raw_k, raw_v) = (raw_q.first(hk), raw_k.first(hk), raw_v.first(hv));
-        let (b, w, g) = (b.first(hk), w.first(hv), g.first(hk));
-        let (decay_low, gate_low) = (decay_low.first(rows * c.decay_rank), gate_low.first(rows * c.gate_rank));
+        let (q, k, v) = (q.at_least(hk), k.at_least(hk), v.at_least(hv));
+        let (raw_q, raw_k, raw_v) = (raw_q.at_least(hk), raw_k.at_least(hk), raw_v.at_least(hv));
+        let (b, w, g) = (b.at_least(hk), w.at_least(hv), g.at_least(hk));
+        let (decay_low, gate_low) = (decay_low.at_least(rows * c.decay_rank), gate_low.at_least(rows * c.gate_rank));
         kernels.matmul_each(
             normed,
             [&block.q, &block.k, &block.v, &block.b, &block.w, &block.f_down, &block.g_down],
             [&mut *raw_q, &mut *raw_k, &mut *raw_v, &mut *b, &mut *w, &mut *decay_low, &mut *gate_low],
         )?;
-        let (out, gate, mixed) = (out.first(hv), gate.first(hv), mixed.first(hv));
+        let (out, gate, mixed) = (out.at_least(hv), gate.at_least(hv), mixed.at_least(hv));
         let rows = MixerRows {
             raw_q,
             raw_k,
@@ -410,7 +410,7 @@ impl Model {
         if !transitions.is_empty() {
             // The same steps on the identity, with nothing written: their product.
             let shape = Gdn2Shape { value_heads: c.heads, value_dim: c.key_dim, ..c.gdn2() };
-            let (nothing, out) = (nothing.first(hk), thrown_away.first(hk));
+            let (nothing, out) = (nothing.at_least(hk), thrown_away.at_least(hk));
             let at = layer * shape.heads * shape.key_dim * shape.key_dim;
             kernels.gdn2(&shape, lens, q, k, nothing, g, b, nothing, transitions, at, out)?;
         }
@@ -422,9 +422,9 @@ impl Model {
         let (c, kernels) = (&self.config, &self.kernels);
         let Scratch { x, normed, hidden, .. } = scratch;
         let x = &mut x[..rows * c.width];
-        let normed = normed.first(rows * c.width);
+        let normed = normed.at_least(rows * c.width);
         kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
-        let hidden = hidden.first(rows * c.hidden);
+        let hidden = hidden.at_least(rows * c.hidden);
         kernels.matmul_swiglu(normed, &block.gate, &block.up, hidden)?;
         Ok(kernels.matmul_add(hidden, &block.down, x)?)
     }

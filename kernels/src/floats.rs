@@ -8,15 +8,13 @@ use std::ops::{Deref, DerefMut};
 /// Numbers of a cache line.
 const LINE: usize = 16;
 
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-#[allow(dead_code)] // read as f32 one after the other
-struct Line([f32; LINE]);
-
 /// f32 that begin with a cache line. Used as a slice.
-#[derive(Clone, Default)]
+///
+/// They lie in an ordinary allocation with room to spare, whose zeros come from the system.
+#[derive(Default)]
 pub struct Floats {
-    lines: Vec<Line>,
+    numbers: Vec<f32>,
+    start: usize,
     len: usize,
 }
 
@@ -24,15 +22,18 @@ impl Floats {
     /// `n` zeros.
     #[must_use]
     pub fn zeros(n: usize) -> Self {
-        Self { lines: vec![Line([0.0; LINE]); n.div_ceil(LINE)], len: n }
+        let numbers = vec![0.0; n + LINE - 1];
+        let start = numbers.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE - 1);
+        Self { numbers, start, len: n }
     }
 
     /// The first `n`; where there were fewer, there are now as many, and what is new is zero. So a buffer that is asked for the
     /// same sizes again allocates nothing.
-    pub fn first(&mut self, n: usize) -> &mut [f32] {
+    pub fn at_least(&mut self, n: usize) -> &mut [f32] {
         if self.len < n {
-            self.lines.resize(n.div_ceil(LINE), Line([0.0; LINE]));
-            self.len = n;
+            let mut more = Self::zeros(n);
+            more[..self.len].copy_from_slice(self);
+            *self = more;
         }
         &mut self[..n]
     }
@@ -46,19 +47,23 @@ impl From<&[f32]> for Floats {
     }
 }
 
+impl Clone for Floats {
+    fn clone(&self) -> Self {
+        Self::from(&**self)
+    }
+}
+
 impl Deref for Floats {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: a line is 16 f32 without padding; there are at least `len` of them in all.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &self.numbers[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut self.numbers[self.start..self.start + self.len]
     }
 }
 
@@ -83,9 +88,9 @@ mod tests {
             assert!(Floats::zeros(n).iter().all(|x| *x == 0.0));
         }
         let mut floats = Floats::default();
-        floats.first(3).fill(7.0);
-        assert_eq!(floats.first(20)[..4], [7.0, 7.0, 7.0, 0.0]);
-        assert_eq!(floats.first(2), [7.0, 7.0]);
+        floats.at_least(3).fill(7.0);
+        assert_eq!(floats.at_least(20)[..4], [7.0, 7.0, 7.0, 0.0]);
+        assert_eq!(floats.at_least(2), [7.0, 7.0]);
         assert_eq!(floats.len(), 20);
     }
 }
