@@ -107,6 +107,8 @@ struct Team {
     inside: Alone<AtomicUsize>,
     /// The next item that nobody has.
     next: Alone<AtomicUsize>,
+    /// Threads that the region has parts for, beside the leader: where it is short, no more of them come in each other's way.
+    wanted: Alone<AtomicUsize>,
     /// Threads that stand by.
     standing: Alone<AtomicUsize>,
     /// A part panicked on another thread.
@@ -156,6 +158,7 @@ impl Team {
         // SAFETY: no region is open and nobody inside.
         unsafe { *self.region.get() = Some(Region { work, n, least, shares }) };
         self.next.0.store(0, Ordering::Relaxed);
+        self.wanted.0.store(n.div_ceil(least) - 1, Ordering::Relaxed);
         self.turn.0.fetch_add(1, Ordering::SeqCst);
         TEAM.set(null());
         let close = Close(self);
@@ -202,7 +205,8 @@ impl Team {
             if turn == OVER || WAITING.load(Ordering::Relaxed) != 0 {
                 return;
             }
-            if turn % 2 == 1 && turn != seen {
+            let wanted = || self.inside.0.load(Ordering::Relaxed) < self.wanted.0.load(Ordering::Relaxed);
+            if turn % 2 == 1 && turn != seen && wanted() {
                 self.inside.0.fetch_add(1, Ordering::SeqCst);
                 let _leave = Leave(&self.inside.0, &self.failed);
                 if self.turn.0.load(Ordering::SeqCst) == turn {
