@@ -306,6 +306,61 @@ mod tests {
         });
     }
 
+    #[test]
+    fn who_waits_for_a_thread_gets_one_that_stands_by() {
+        let (pool, helped, came) = (pool(2), AtomicBool::new(false), AtomicBool::new(false));
+        let began = std::time::Instant::now();
+        let in_time = || began.elapsed() < Duration::from_secs(60); // or never: the test fails then
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !helped.load(Ordering::Acquire) && in_time() {
+                    yield_now();
+                }
+                on(&pool, || came.store(true, Ordering::Release));
+            });
+            let came_meanwhile = on(&pool, || {
+                let leader = rayon::current_thread_index();
+                together(|| {
+                    while !came.load(Ordering::Acquire) && in_time() {
+                        split(8, 10_000, &|_| {
+                            if rayon::current_thread_index() != leader {
+                                helped.store(true, Ordering::Release);
+                            }
+                            (0..100).for_each(|_| spin_loop());
+                        });
+                    }
+                    came.load(Ordering::Acquire)
+                })
+            });
+            assert!(came_meanwhile, "it came only when nobody stood by any more");
+        });
+    }
+
+    #[test]
+    fn nobody_takes_part_while_another_waits() {
+        let (team, taken) = (Team::default(), AtomicBool::new(false));
+        let work = |_: Range<usize>| taken.store(true, Ordering::Relaxed);
+        let open = |team: &Team| {
+            let work: *const (dyn Fn(Range<usize>) + Sync) = &raw const work;
+            // SAFETY: nobody is inside; only the lifetime goes, and `work` outlives the test's use of it.
+            unsafe {
+                *team.region.get() =
+                    Some(Region { work: std::mem::transmute::<*const _, *const _>(work), n: 1, least: 1, shares: 2 })
+            };
+            team.wanted.0.store(1, Ordering::Relaxed);
+            team.turn.0.store(1, Ordering::SeqCst);
+        };
+        open(&team);
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        team.stand_by(1);
+        let meanwhile = taken.load(Ordering::Relaxed);
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        assert!(!meanwhile, "it took part");
+        // More than once, since other tests wait for threads too.
+        (0..1000).take_while(|_| !taken.load(Ordering::Relaxed)).for_each(|_| team.stand_by(1));
+        assert!(taken.load(Ordering::Relaxed), "there was nothing to take part in");
+    }
+
     fn caught(work: impl FnOnce()) -> bool {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err()
     }

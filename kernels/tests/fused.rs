@@ -73,32 +73,41 @@ impl Case {
 
     /// All that is written: rows, then states.
     fn run(&self, kernels: &Kernels, fused: bool) -> Vec<f32> {
-        let ([raw_q, raw_k, b], [raw_v, w], [decay_low, gate_low]) = (&self.keys, &self.values, &self.low);
-        let (mut b, mut w, mut states) = (b.clone(), w.clone(), self.states.clone());
-        let [mut q, mut k, mut g] = [(); 3].map(|()| vec![f32::NAN; b.len()]);
-        let [mut v, mut gate, mut out, mut mixed] = [(); 4].map(|()| vec![f32::NAN; w.len()]);
-        let rows = MixerRows {
-            raw_q,
-            raw_k,
-            raw_v,
-            decay_low,
-            gate_low,
-            b: &mut b,
-            w: &mut w,
-            q: &mut q,
-            k: &mut k,
-            v: &mut v,
-            g: &mut g,
-            gate: &mut gate,
-            out: &mut out,
-            mixed: &mut mixed,
-        };
+        let (mut written, mut states) = (Written::of(self, f32::NAN), self.states.clone());
+        let (mixer, rows) = (self.mixer(), written.rows(self));
         if fused {
-            kernels.mix(&self.mixer(), &self.lens, rows, &mut states, self.at).unwrap();
+            kernels.mix(&mixer, &self.lens, rows, &mut states, self.at).unwrap();
         } else {
-            kernels.mix_one_by_one(&self.mixer(), &self.lens, rows, &mut states, self.at).unwrap();
+            kernels.mix_one_by_one(&mixer, &self.lens, rows, &mut states, self.at).unwrap();
         }
-        [b, w, q, k, v, g, gate, out, mixed].concat().into_iter().chain(states.concat()).collect()
+        written.all().chain(states.concat()).collect()
+    }
+}
+
+/// What a mixer writes to: `b, q, k, g` and `w, v, gate, out, mixed`.
+struct Written {
+    keys: [Vec<f32>; 4],
+    values: [Vec<f32>; 5],
+}
+
+impl Written {
+    /// The gates' logits as they are, and `before` everywhere else.
+    fn of(case: &Case, before: f32) -> Self {
+        let ([.., b], [.., w]) = (&case.keys, &case.values);
+        let (other_keys, other_values) = (vec![before; b.len()], vec![before; w.len()]);
+        let keys = [b.clone(), other_keys.clone(), other_keys.clone(), other_keys];
+        let values = [w.clone(), other_values.clone(), other_values.clone(), other_values.clone(), other_values];
+        Self { keys, values }
+    }
+
+    fn rows<'a>(&'a mut self, case: &'a Case) -> MixerRows<'a> {
+        let ([raw_q, raw_k, _], [raw_v, _], [decay_low, gate_low]) = (&case.keys, &case.values, &case.low);
+        let ([b, q, k, g], [w, v, gate, out, mixed]) = (&mut self.keys, &mut self.values);
+        MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed }
+    }
+
+    fn all(&self) -> impl Iterator<Item = f32> {
+        self.keys.concat().into_iter().chain(self.values.concat())
     }
 }
 
@@ -133,30 +142,13 @@ fn what_does_not_fit_is_refused() {
     let refused = |change: &dyn Fn(&mut Case), what: &str| {
         let mut case = Case::random(&mut Random::fixed(5), shape, &[2, 1], Dtype::F32);
         change(&mut case);
-        let (lens, at) = (case.lens.clone(), case.at);
-        let [mut b, mut q, mut k, mut g] = [(); 4].map(|()| vec![7.0; 3 * 64]);
-        let [mut w, mut v, mut gate, mut out, mut mixed] = [(); 5].map(|()| vec![7.0; 3 * 64]);
-        let rows = MixerRows {
-            raw_q: &case.keys[0],
-            raw_k: &case.keys[1],
-            raw_v: &case.values[0],
-            decay_low: &case.low[0],
-            gate_low: &case.low[1],
-            b: &mut b,
-            w: &mut w,
-            q: &mut q,
-            k: &mut k,
-            v: &mut v,
-            g: &mut g,
-            gate: &mut gate,
-            out: &mut out,
-            mixed: &mut mixed,
-        };
-        let mut states = case.states.clone();
-        let error = kernels.mix(&case.mixer(), &lens, rows, &mut states, at).unwrap_err().to_string();
+        let (mut written, mut states) = (Written::of(&case, 7.0), case.states.clone());
+        let before: Vec<f32> = written.all().collect();
+        let (mixer, rows) = (case.mixer(), written.rows(&case));
+        let error = kernels.mix(&mixer, &case.lens, rows, &mut states, case.at).unwrap_err().to_string();
         assert!(error.starts_with("mix: ") && error.contains("the caller's") && error.contains(what), "{error}");
         assert_eq!(states, case.states);
-        assert!([b, q, k, g, w, v, gate, out, mixed].concat().iter().all(|x| *x == 7.0), "something was written");
+        assert_eq!(written.all().collect::<Vec<_>>(), before, "something was written");
     };
     refused(&|case| case.lens[0] = 3, "raw_q has 192 elements");
     refused(&|case| case.lens.push(0), "states");
