@@ -14,6 +14,7 @@
 mod cpu;
 pub mod cuda;
 mod floats;
+mod folded;
 mod gdn2;
 mod isa;
 mod mapped;

@@ -5,10 +5,12 @@
 //! or 4 (int8) consecutive k. So one row times a panel streams memory once, in order; many rows times a panel keep a tile of
 //! results in registers; and the same bytes are what the dot-product instructions of every instruction set take: a line is
 //! one or two AVX-512 registers of VDPBF16PS or VPDPBUSD, sixteen lines are two tiles of AMX. What is missing to whole
-//! panels, and in bf16 and int8 to a multiple of sixteen lines, is zeros.
+//! panels, and in bf16 and int8 to a multiple of sixteen lines, is zeros. Lines of bf16 are kept folded (`folded.rs`): in three
+//! quarters of the bytes, with nothing lost.
 
 use half::bf16;
 
+use crate::folded::Folded;
 use crate::shape::{ShapeError, length};
 
 /// Output columns of a panel.
@@ -16,7 +18,7 @@ pub(crate) const PANEL: usize = 32;
 /// Most words of a row: so that a block stays small with one row (135 KB), and the sums of int8 below 2^31.
 pub(crate) const MAX_WORDS: usize = 1 << 15;
 /// Lines of an AMX tile.
-const TILE_LINES: usize = 16;
+pub(crate) const TILE_LINES: usize = 16;
 
 /// What weights are stored as. What goes in and comes out of a product is f32 with any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,7 +26,8 @@ const TILE_LINES: usize = 16;
 pub enum Dtype {
     /// 4 bytes, as given.
     F32,
-    /// 2 bytes, rounded to the nearest; inputs are rounded too, sums are f32.
+    /// 2 bytes, rounded to the nearest; inputs are rounded too, sums are f32. In memory most matrices take 1.5 bytes a weight, without
+    /// loss ([`Matrix::pack`]).
     Bf16,
     /// 1 byte, and one f32 scale for each of the N outputs (its largest weight / 127). Inputs are rounded to int8 with one
     /// scale a row, made from that row alone; sums are exact.
@@ -51,7 +54,7 @@ impl Dtype {
 /// 32 words: a whole number of cache lines, and never across their borders.
 #[derive(Clone, Copy)]
 #[repr(align(128))]
-struct Line([u32; PANEL]);
+pub(crate) struct Line(pub(crate) [u32; PANEL]);
 
 /// Weights `[N, K]` packed for products `x W^T`. Neutral: any instruction set can use it.
 pub struct Matrix {
@@ -59,7 +62,9 @@ pub struct Matrix {
     cols: usize,
     dtype: Dtype,
     lines_per_panel: usize,
+    /// Empty if they are folded.
     lines: Vec<Line>,
+    folded: Option<Folded>,
     /// int8: what a column's sum is multiplied with; filled up to whole panels.
     scales: Vec<f32>,
     /// int8: -128 times the sum of a column's weights, as bits: where the sum begins if inputs are stored as x + 128.
@@ -67,11 +72,27 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Packs `weights [N, K]`, row-major: `n` outputs of `k` inputs each.
+    /// Packs `weights [N, K]`, row-major: `n` outputs of `k` inputs each. bf16 is folded into 12 bits a weight, unless more than one
+    /// weight in 256 lies outside the 16 most frequent binades (pairs of them) of its 32 outputs.
     ///
     /// # Errors
     /// [`ShapeError`] when `weights` has not `n * k` elements, one of them is 0, or `k` is beyond 32,768 words of 32 bits.
     pub fn pack(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
+        let mut matrix = Self::pack_unfolded(n, k, weights, dtype)?;
+        if dtype == Dtype::Bf16 {
+            matrix.folded = Folded::of(&matrix.lines, matrix.lines_per_panel);
+            if matrix.folded.is_some() {
+                matrix.lines = Vec::new();
+            }
+        }
+        Ok(matrix)
+    }
+
+    /// The same, but bf16 stays as it is: the twin that folded weights are compared with. Products have the same bits.
+    ///
+    /// # Errors
+    /// As [`Matrix::pack`].
+    pub fn pack_unfolded(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
         let mut matrix = Self::empty(n, k, dtype)?;
         length("Matrix::pack", "weights", weights.len(), n * k)?;
         match dtype {
@@ -116,7 +137,7 @@ impl Matrix {
         }
         let lines_per_panel = if dtype == Dtype::F32 { words } else { words.next_multiple_of(TILE_LINES) };
         let lines = vec![Line([0; PANEL]); n.div_ceil(PANEL) * lines_per_panel];
-        Ok(Self { rows: n, cols: k, dtype, lines_per_panel, lines, scales: Vec::new(), offsets: Vec::new() })
+        Ok(Self { rows: n, cols: k, dtype, lines_per_panel, lines, folded: None, scales: Vec::new(), offsets: Vec::new() })
     }
 
     fn fill<T>(&mut self, weights: &[T], word: impl Fn(&[T]) -> u32) {
@@ -143,7 +164,8 @@ impl Matrix {
     /// Bytes that one product reads: all of the packed weights and their scales.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
+        let lines = self.folded.as_ref().map_or(size_of_val(self.lines.as_slice()), Folded::bytes);
+        lines + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
     }
 
     /// What the weights are stored as.
@@ -161,7 +183,12 @@ impl Matrix {
         self.lines_per_panel * PANEL
     }
 
-    /// Words of panel `p`: `[line][32]`.
+    /// bf16 that is folded.
+    pub(crate) fn folded(&self) -> Option<&Folded> {
+        self.folded.as_ref()
+    }
+
+    /// Words of panel `p`: `[line][32]`, which must not be folded.
     pub(crate) fn panel(&self, p: usize) -> &[[u32; PANEL]] {
         let lines = &self.lines[p * self.lines_per_panel..(p + 1) * self.lines_per_panel];
         // SAFETY: a `Line` is its 128 bytes: its size is its alignment.

@@ -13,10 +13,12 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::avx512::{self, F32x16};
-use super::block::{Block, CHUNK, MOST_ROWS, Most, STRIDE};
+use super::block::{Block, CHUNK, MOST_ROWS, Most, Room, STRIDE};
 use super::dense::{self, Bf16, Dot, Int8};
+use super::folded::{self, Sum};
 use super::vector::Vector;
 use super::{Product, Table};
+use crate::folded::{Folded, UNITS, Unit};
 use crate::matrix::{Dtype, PANEL};
 
 /// Lines of a panel, and words of a row, that a step takes.
@@ -29,6 +31,8 @@ const CACHE_LINE: usize = 64;
 const STEP_LINES: usize = 4 * PANEL * STEP / CACHE_LINE;
 /// How many bytes ahead of a tile that is alone weights are asked for.
 const AHEAD: usize = 8 << 10;
+/// The scale of a row that stands alone and is moderate; no use is made of it else in bf16.
+const MODERATE: f32 = 2.0;
 
 /// Two segments, the most that the engine reads at once, 264 KiB: with half as many, small products took 1.3 to 1.7 times as long.
 const MOST: Most = Most { rows: MOST_ROWS, tile: ROWS };
@@ -87,9 +91,32 @@ unsafe fn take(x: &[f32], dtype: Dtype, block: &Block, rows: Range<usize>) {
         match dtype {
             _ if is_for_avx512(dtype, block) => (avx512::TABLE.take)(x, dtype, block, rows),
             Dtype::Int8 => dense::take::<Int8>(x, block, rows, false),
-            _ => dense::take::<Bf16>(x, block, rows, false),
+            _ => take_bf16(x, block, rows),
         }
     }
+}
+
+#[inline(always)]
+unsafe fn take_bf16(x: &[f32], block: &Block, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        dense::take::<Bf16>(x, block, rows, false);
+        if block.rows() == 1 && is_moderate(x) {
+            *block.scale(0) = MODERATE;
+        }
+    }
+}
+
+/// Is every element, once it is bf16, 0 or of a magnitude from 2^-50 to 2^50?
+#[inline(always)]
+fn is_moderate(x: &[f32]) -> bool {
+    const LEAST: u32 = (127 - 50) << 23;
+    const MOST: u32 = (127 + 50) << 23;
+    x.iter().fold(true, |all, x| {
+        let x = x.to_bits() & 0x7fff_ffff;
+        // What rounds to 0, or up to the least, is not asked about: it counts as too small.
+        all & (x == 0 || (LEAST..=MOST).contains(&x))
+    })
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
@@ -99,8 +126,69 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
         match job.w.dtype() {
             dtype if is_for_avx512(dtype, job.block) => (avx512::TABLE.product)(job, panels),
             Dtype::Int8 => tiles::<Int8>(&mut Amx::begin(true), job, panels),
+            _ if let Some(folded) = for_a_row(job) => folded::row::<F32x16, InTwo, 2, 4>(job, folded, panels),
             _ => tiles::<Bf16>(&mut Amx::begin(false), job, panels),
         }
+    }
+}
+
+/// The weights, if one row is to be multiplied without tiles: numbers must be such that AMX, which takes any result below the
+/// smallest normal f32 for 0, never has to. Products of moderate numbers are multiples of 2^-114, and so are their sums.
+fn for_a_row<'a>(job: &Product<'a>) -> Option<&'a Folded> {
+    // SAFETY: a block has at least one row.
+    let row_is_moderate = || unsafe { *job.block.scale(0) } == MODERATE;
+    job.w.folded().filter(|folded| job.block.rows() == 1 && folded.is_moderate() && row_is_moderate())
+}
+
+/// A sum as TDPBF16PS makes it, with the same bits: within a step of 16 words earlier and later elements of a word by themselves, then
+/// both, and then what was there.
+#[derive(Clone, Copy)]
+struct InTwo(F32x16);
+
+impl InTwo {
+    /// The earlier and the later elements of words, as f32.
+    #[inline(always)]
+    unsafe fn elements(words: F32x16) -> [F32x16; 2] {
+        // SAFETY: see `Vector`.
+        unsafe { [words.low_half(), words.high_half()] }
+    }
+}
+
+impl Sum<F32x16> for InTwo {
+    type Step = [F32x16; 2];
+    type Input = [F32x16; 2];
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { F32x16::splat(0.0) })
+    }
+    #[inline(always)]
+    unsafe fn begin(self) -> [F32x16; 2] {
+        // SAFETY: see `Vector`.
+        [unsafe { F32x16::splat(0.0) }; 2]
+    }
+    #[inline(always)]
+    unsafe fn input(word: F32x16) -> [F32x16; 2] {
+        // SAFETY: see `Vector`.
+        unsafe { Self::elements(word) }
+    }
+    #[inline(always)]
+    unsafe fn add([earlier, later]: [F32x16; 2], input: [F32x16; 2], words: F32x16) -> [F32x16; 2] {
+        // SAFETY: see `Vector`.
+        unsafe {
+            let weights = Self::elements(words);
+            [input[0].fma(weights[0], earlier), input[1].fma(weights[1], later)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn end(self, [earlier, later]: [F32x16; 2]) -> Self {
+        // SAFETY: see `Vector`.
+        Self(unsafe { self.0.add(earlier.add(later)) })
+    }
+    #[inline(always)]
+    unsafe fn value(self) -> F32x16 {
+        self.0
     }
 }
 
@@ -125,18 +213,29 @@ trait Tiles {
 unsafe fn tiles<D: Dot>(tiles: &mut impl Tiles, job: &Product<'_>, panels: Range<usize>) {
     let (block, n, rows) = (job.block, job.w.rows(), job.rows.len());
     let mut results = [[0u32; PANEL]; ROWS];
+    let mut room = job.w.folded().map(|folded| (folded, Room::of(job.w)));
     for p in panels {
-        let weights = job.w.panel(p).as_ptr().cast::<u32>();
         // The tiles of a panel ask for the next, in turn; where there is one tile, which sees each line once, it asks for
         // what it needs itself some steps later.
-        let (bytes, lines) = match rows.div_ceil(ROWS) {
-            0 | 1 => (AHEAD, STEP_LINES),
-            tiles => (4 * job.w.panel_words(), STEP_LINES.div_ceil(tiles)),
+        let (weights, mut ahead) = match (&mut room, rows.div_ceil(ROWS)) {
+            (Some((folded, room)), tiles) => {
+                // SAFETY: AVX-512 is there, as the caller promises; the room has a panel's lines.
+                unsafe { folded::unfold::<F32x16, 2>(folded, p, room.lines()) };
+                let lines = (UNITS * size_of::<Unit>() / CACHE_LINE).div_ceil(tiles.max(1));
+                (room.lines().as_ptr().cast::<u32>(), Ahead { at: folded.units(p).as_ptr_range().end.cast(), lines })
+            }
+            (None, tiles) => {
+                let weights = job.w.panel(p).as_ptr_range();
+                let (at, lines) = match tiles {
+                    0 | 1 => (weights.start.cast::<u8>().wrapping_add(AHEAD), STEP_LINES),
+                    tiles => (weights.end.cast(), STEP_LINES.div_ceil(tiles)),
+                };
+                (weights.start.cast::<u32>(), Ahead { at, lines })
+            }
         };
-        let mut ahead = Ahead { at: weights.cast::<u8>().wrapping_add(bytes), lines };
         for r in job.rows.clone().step_by(ROWS) {
             let left = job.rows.end - r;
-            // SAFETY: a block has 32 rows more than it says and 16 words more than a row has, zeros up to the next
+            // SAFETY: a block has 32 rows more than it says and 16 words more than a row has, filled up to the next
             // step; a panel has whole steps of lines. Results go to rows and columns of `out` that this part owns.
             unsafe {
                 tiles.zero();
@@ -344,7 +443,8 @@ mod tests {
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+    /// What AVX-512 without dot products is enough for.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn modelled(x: &[f32], w: &Matrix, out: &mut [f32], add: bool) {
         let (m, panels, results) = (x.len() / w.cols(), 0..w.panels(), [[0; PANEL]; ROWS]);
         let (int8, out) = (w.dtype() == Dtype::Int8, Shared(out.as_mut_ptr()));
@@ -358,8 +458,11 @@ mod tests {
                         dense::take::<Int8>(x, block, rows, false);
                         tiles::<Int8>(&mut Model { int8, results }, &job, panels.clone());
                     } else {
-                        dense::take::<Bf16>(x, block, rows, false);
-                        tiles::<Bf16>(&mut Model { int8, results }, &job, panels.clone());
+                        take_bf16(x, block, rows);
+                        match for_a_row(&job).filter(|_| !job.rows.is_empty()) {
+                            Some(folded) => folded::row::<F32x16, InTwo, 2, 4>(&job, folded, panels.clone()),
+                            None => tiles::<Bf16>(&mut Model { int8, results }, &job, panels.clone()),
+                        }
                     }
                 }
             }
@@ -368,7 +471,8 @@ mod tests {
 
     #[test]
     fn tiles_agree_with_scalar_where_avx512_is() {
-        if !Isa::Avx512.is_available() {
+        let dword_and_byte = is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw");
+        if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && dword_and_byte) {
             println!("not run here: no AVX-512");
             return;
         }

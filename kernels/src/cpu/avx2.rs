@@ -118,6 +118,24 @@ impl Vector for F32x8 {
         }
     }
     #[inline(always)]
+    unsafe fn repeat(from: *const u8) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_castsi256_ps(_mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn unfold(self, unit: *const u8, part: usize) -> [[Self; 2]; 2] {
+        // SAFETY: see `Vector`; a part is a register of codes and one of each line.
+        unsafe {
+            let [codes, first, second] = [0, 64, 128].map(|at| _mm256_loadu_si256(unit.add(at + 32 * part).cast()));
+            let line = |low, codes| {
+                let codes = _mm256_and_si256(codes, _mm256_set1_epi8(15));
+                let high = _mm256_shuffle_epi8(_mm256_castps_si256(self.0), codes);
+                [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)].map(|words| Self(_mm256_castsi256_ps(words)))
+            };
+            [line(first, codes), line(second, _mm256_srli_epi16::<4>(codes))]
+        }
+    }
+    #[inline(always)]
     unsafe fn int_to_float(self) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(_mm256_cvtepi32_ps(_mm256_castps_si256(self.0))) }
@@ -127,6 +145,11 @@ impl Vector for F32x8 {
         // SAFETY: the instruction reads nothing that the program could see, and no address faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_near(at: *const f32) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
 }
 
-table!("avx2,fma", F32x8, f32: 6 x 2, packed: 4 x 2, two: 2 x 4);
+table!("avx2,fma", F32x8, f32: 6 x 2, packed: 4 x 2, two: 2 x 4, one: 1 x 8, folded: 2 panels x 4);

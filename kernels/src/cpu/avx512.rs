@@ -9,6 +9,21 @@ use super::vector::{Vector, table};
 #[derive(Clone, Copy)]
 pub(super) struct F32x16(__m512);
 
+impl F32x16 {
+    /// Of pairs of bf16 the one in the lower bits, as f32.
+    #[inline(always)]
+    pub(super) unsafe fn low_half(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0)))) }
+    }
+    /// Of pairs of bf16 the one in the upper bits, as f32.
+    #[inline(always)]
+    pub(super) unsafe fn high_half(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_and_ps(self.0, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32)))) }
+    }
+}
+
 impl Vector for F32x16 {
     const LANES: usize = 16;
     const UNSIGNED_INT8: bool = true;
@@ -100,6 +115,24 @@ impl Vector for F32x16 {
         }
     }
     #[inline(always)]
+    unsafe fn repeat(from: *const u8) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_broadcast_i32x4(_mm_loadu_si128(from.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn unfold(self, unit: *const u8, _: usize) -> [[Self; 2]; 2] {
+        // SAFETY: see `Vector`; a unit is three registers.
+        unsafe {
+            let [codes, first, second] = [0, 64, 128].map(|at| _mm512_loadu_si512(unit.add(at).cast()));
+            let line = |low, codes| {
+                let codes = _mm512_and_si512(codes, _mm512_set1_epi8(15));
+                let high = _mm512_shuffle_epi8(_mm512_castps_si512(self.0), codes);
+                [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)].map(|words| Self(_mm512_castsi512_ps(words)))
+            };
+            [line(first, codes), line(second, _mm512_srli_epi16::<4>(codes))]
+        }
+    }
+    #[inline(always)]
     unsafe fn int_to_float(self) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(_mm512_cvtepi32_ps(_mm512_castps_si512(self.0))) }
@@ -119,9 +152,14 @@ impl Vector for F32x16 {
         // SAFETY: the instruction reads nothing that the program could see, and no address faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_near(at: *const f32) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
 }
 
 table!(
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma",
-    F32x16, f32: 12 x 2, packed: 12 x 2, two: 2 x 4
+    F32x16, f32: 12 x 2, packed: 12 x 2, two: 2 x 4, one: 1 x 16, folded: 4 panels x 2
 );

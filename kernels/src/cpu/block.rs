@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 
+use crate::matrix::{Line, Matrix, PANEL};
+
 /// Words of a row that lie together.
 pub(super) const CHUNK: usize = 512;
 /// Words from one row to the next.
@@ -19,6 +21,8 @@ const LINE: usize = 16;
 thread_local! {
     /// What this thread's blocks lie in, one after the other: as large as the largest, and not given to two.
     static MEMORY: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    /// What this thread unfolds a panel into: as large as the largest.
+    static PANELS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// Rows of a product as words, `[chunk][row][STRIDE]`, and a scale for each.
@@ -93,5 +97,32 @@ impl Block {
     pub(super) unsafe fn scale(&self, r: usize) -> *mut f32 {
         // SAFETY: the caller has `r` below the number of rows.
         unsafe { self.scales.add(r) }
+    }
+}
+
+/// Room of this thread for the lines of a panel.
+pub(super) struct Room {
+    memory: Vec<Line>,
+    lines: usize,
+}
+
+impl Room {
+    pub(super) fn of(w: &Matrix) -> Self {
+        let (mut memory, lines) = (PANELS.take(), w.panel_words() / PANEL);
+        if memory.len() < lines {
+            memory.resize(lines, Line([0; PANEL]));
+        }
+        Self { memory, lines }
+    }
+
+    pub(super) fn lines(&mut self) -> &mut [[u32; PANEL]] {
+        // SAFETY: a `Line` is its 128 bytes: its size is its alignment.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.lines) }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        PANELS.set(std::mem::take(&mut self.memory));
     }
 }

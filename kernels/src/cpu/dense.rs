@@ -16,13 +16,15 @@ use crate::matrix::{Matrix, PANEL};
 pub(super) const MOST: Most = Most { rows: 72, tile: 12 };
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
-/// Words that the last of a row are filled up to a multiple of, with zeros.
+/// Words that those of a row are filled up to a multiple of.
 const STEP: usize = 16;
 
 /// How one kind of weight is multiplied.
 pub(super) trait Dot {
     /// Elements of k in a word.
     const WORD: usize;
+    /// What rows are filled up with: times a weight of 0 it changes no sum, not even one that is -0.
+    const FILL: u32;
 
     /// What a row's sums are multiplied with at the end.
     fn scale(x: &[f32]) -> f32;
@@ -46,6 +48,7 @@ pub(super) struct F32;
 
 impl Dot for F32 {
     const WORD: usize = 1;
+    const FILL: u32 = 0x8000_0000;
 
     #[inline(always)]
     fn scale(_: &[f32]) -> f32 {
@@ -77,6 +80,7 @@ pub(super) struct Bf16;
 
 impl Dot for Bf16 {
     const WORD: usize = 2;
+    const FILL: u32 = 0x8000_8000;
 
     #[inline(always)]
     fn scale(_: &[f32]) -> f32 {
@@ -109,6 +113,7 @@ pub(super) struct Int8;
 
 impl Dot for Int8 {
     const WORD: usize = 4;
+    const FILL: u32 = 0;
 
     #[inline(always)]
     fn scale(x: &[f32]) -> f32 {
@@ -149,83 +154,99 @@ pub(super) unsafe fn take<D: Dot>(x: &[f32], block: &Block, rows: Range<usize>, 
             for (c, x) in x.chunks(CHUNK * D::WORD).enumerate() {
                 let (words, to) = (x.len().div_ceil(D::WORD), block.row(c * CHUNK, r));
                 D::words(x, scale, unsigned, to);
-                to.add(words).write_bytes(0, words.next_multiple_of(STEP) - words);
+                (words..words.next_multiple_of(STEP)).for_each(|at| *to.add(at) = D::FILL);
             }
         }
     }
 }
 
-/// A tile of many rows is R rows by W registers of columns, one of two rows 2 by TWO registers, and one of one row 1 by 8.
+/// What a tile asks for at each of its lines, beside its products: some of the weights that the next panel begins with. Of the last
+/// panel that is whatever lies behind it, which no one reads.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) at: *const u8,
+    pub(super) bytes_per_line: usize,
+}
+
+/// A tile of many rows is R rows by W registers of columns, one of two rows 2 by TWO registers, and one of one row 1 by ONE, or by 8.
 #[inline(always)]
-pub(super) unsafe fn product<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: usize>(
+pub(super) unsafe fn product<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: usize, const ONE: usize>(
     job: &Product<'_>,
     panels: Range<usize>,
 ) {
+    let (first, rows) = (job.rows.start, job.rows.len());
     let mut column = panels.start * PANEL;
     while column < panels.end * PANEL {
         let left = panels.end * PANEL - column;
-        // SAFETY: the tiles are within the block's rows and these panels; for the rest see `Vector`.
-        column += unsafe { columns::<V, D, R, W, TWO>(job, column, left) };
+        // SAFETY: no more than the columns that are left, in rows of the block; for the rest see `Vector`.
+        column += unsafe {
+            let weights = job.w.panel(column / PANEL).as_ptr().cast::<f32>().add(column % PANEL);
+            if rows == 1 && left >= ONE * V::LANES {
+                tile::<V, D, 1, ONE>(job, first, column, weights, None);
+                ONE * V::LANES
+            } else if rows == 1 && left >= 8 * V::LANES {
+                tile::<V, D, 1, 8>(job, first, column, weights, None);
+                8 * V::LANES
+            } else if rows == 2 && left >= TWO * V::LANES {
+                tile::<V, D, 2, TWO>(job, first, column, weights, None);
+                TWO * V::LANES
+            } else {
+                let next = job.w.panel(column / PANEL).as_ptr_range().end.cast();
+                rows_of_block::<V, D, R, W>(job, column, weights, Ahead { at: next, bytes_per_line: 4 * PANEL });
+                W * V::LANES
+            }
+        };
     }
 }
 
-/// Some of the `left` columns from `column` on, over all rows of a part; returns how many.
+/// W registers of columns, from `column` on, over all rows of a part. `weights` is that column's first word, in lines of one panel.
 #[inline(always)]
-unsafe fn columns<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: usize>(
+pub(super) unsafe fn rows_of_block<V: Vector, D: Dot, const R: usize, const W: usize>(
     job: &Product<'_>,
     column: usize,
-    left: usize,
-) -> usize {
+    weights: *const f32,
+    ahead: Ahead,
+) {
     let (first, end) = (job.rows.start, job.rows.end);
-    // SAFETY: no more than the `left` columns are used, and rows within the block.
-    unsafe {
-        if end - first == 1 && left >= 8 * V::LANES {
-            tile::<V, D, 1, 8>(job, first, column, None);
-            return 8 * V::LANES;
-        }
-        if end - first == 2 && left >= TWO * V::LANES {
-            tile::<V, D, 2, TWO>(job, first, column, None);
-            return TWO * V::LANES;
-        }
-        // The first tile of a panel would wait for memory: so the tiles of this one ask for the next, in turn, `step` bytes at
-        // each of their lines. Of the last panel that is whatever lies behind it, which no one reads.
-        let next = job.w.panel(column / PANEL).as_ptr().cast::<u8>().wrapping_add(4 * job.w.panel_words());
-        let step = (4 * PANEL).div_ceil((end - first).div_ceil(R));
-        let mut asked = 0;
-        let mut r = first;
-        while r < end {
-            let rows = end - r;
-            let ahead = Some((next.wrapping_add(asked), step));
-            asked += step * job.block.words_per_row();
+    // The first tile of a panel would wait for memory: so the tiles of this one ask for the next, in turn.
+    let step = ahead.bytes_per_line.div_ceil((end - first).div_ceil(R));
+    let mut ahead = Ahead { bytes_per_line: step, ..ahead };
+    let mut r = first;
+    while r < end {
+        let rows = end - r;
+        let asks = Some(ahead);
+        ahead.at = ahead.at.wrapping_add(step * job.block.words_per_row());
+        // SAFETY: rows of the block, and columns of this part; for the rest see `Vector`.
+        r += unsafe {
             // 16 rows are two tiles of 8 rather than 12 and 4.
-            r += if R >= 12 && rows >= 12 && rows != 16 {
-                tile::<V, D, 12, W>(job, r, column, ahead)
+            if R >= 12 && rows >= 12 && rows != 16 {
+                tile::<V, D, 12, W>(job, r, column, weights, asks)
             } else if R >= 8 && rows >= 8 {
-                tile::<V, D, 8, W>(job, r, column, ahead)
+                tile::<V, D, 8, W>(job, r, column, weights, asks)
             } else if R >= 6 && rows >= 6 {
-                tile::<V, D, 6, W>(job, r, column, ahead)
+                tile::<V, D, 6, W>(job, r, column, weights, asks)
             } else if R >= 4 && rows >= 4 {
-                tile::<V, D, 4, W>(job, r, column, ahead)
+                tile::<V, D, 4, W>(job, r, column, weights, asks)
             } else if rows >= 3 {
-                tile::<V, D, 3, W>(job, r, column, ahead)
+                tile::<V, D, 3, W>(job, r, column, weights, asks)
             } else if rows >= 2 {
-                tile::<V, D, 2, W>(job, r, column, ahead)
+                tile::<V, D, 2, W>(job, r, column, weights, asks)
             } else {
-                tile::<V, D, 1, W>(job, r, column, ahead)
-            };
-        }
+                tile::<V, D, 1, W>(job, r, column, weights, asks)
+            }
+        };
     }
-    W * V::LANES
 }
 
-/// R rows times N registers of columns, from `column` on; returns R. On the way it asks for what lies `ahead`: a place, and
-/// bytes from one line to the next.
+/// R rows times N registers of columns, from `column` on; returns R. `weights` is the first word of that column, in lines of its panel;
+/// if N registers are more than a panel, the next ones lie behind it. On the way it asks for what lies `ahead`.
 #[inline(always)]
 unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
     job: &Product<'_>,
     r: usize,
     column: usize,
-    ahead: Option<(*const u8, usize)>,
+    weights: *const f32,
+    ahead: Option<Ahead>,
 ) -> usize {
     let block = job.block;
     let registers = PANEL / V::LANES;
@@ -238,18 +259,17 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
                 *sum = D::start::<V>(job.w, column + j * V::LANES);
             }
         }
-        let (panel, panel_words) = (column / PANEL, job.w.panel_words());
-        let weights = job.w.panel(panel).as_ptr().cast::<f32>().add(column % PANEL);
+        let panel_words = job.w.panel_words();
         let mut from = 0;
         while from < block.words_per_row() {
             let words = (block.words_per_row() - from).min(CHUNK);
             let rows = block.row(from, r).cast::<f32>();
             let chunk = weights.add(from * PANEL);
             for i in 0..words {
-                if let Some((next, step)) = ahead {
-                    let at = next.wrapping_add((from + i) * step);
+                if let Some(Ahead { at, bytes_per_line }) = ahead {
+                    let at = at.wrapping_add((from + i) * bytes_per_line);
                     V::prefetch(at.cast());
-                    if step > CACHE_LINE {
+                    if bytes_per_line > CACHE_LINE {
                         V::prefetch(at.wrapping_add(CACHE_LINE).cast());
                     }
                 }

@@ -13,6 +13,8 @@ mod avx512;
 pub(crate) mod block;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dense;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod folded;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

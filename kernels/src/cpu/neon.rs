@@ -112,10 +112,27 @@ impl Vector for F32x4 {
         }
     }
     #[inline(always)]
+    unsafe fn repeat(from: *const u8) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vreinterpretq_f32_u8(vld1q_u8(from))) }
+    }
+    #[inline(always)]
+    unsafe fn unfold(self, unit: *const u8, part: usize) -> [[Self; 2]; 2] {
+        // SAFETY: see `Vector`; a part is a register of codes and one of each line.
+        unsafe {
+            let [codes, first, second] = [0, 64, 128].map(|at| vld1q_u8(unit.add(at + 16 * part)));
+            let line = |low, codes| {
+                let high = vqtbl1q_u8(vreinterpretq_u8_f32(self.0), codes);
+                [vzip1q_u8(low, high), vzip2q_u8(low, high)].map(|words| Self(vreinterpretq_f32_u8(words)))
+            };
+            [line(first, vandq_u8(codes, vdupq_n_u8(15))), line(second, vshrq_n_u8::<4>(codes))]
+        }
+    }
+    #[inline(always)]
     unsafe fn int_to_float(self) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(vcvtq_f32_s32(vreinterpretq_s32_f32(self.0))) }
     }
 }
 
-table!("neon", F32x4, f32: 6 x 4, packed: 4 x 4, two: 2 x 8);
+table!("neon", F32x4, f32: 6 x 4, packed: 4 x 4, two: 2 x 8, one: 1 x 8, folded: 1 panels x 8);

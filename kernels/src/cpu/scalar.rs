@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::block::Most;
+use super::block::{Most, Room};
 use super::{Conv, Product, Recurrence, Table};
 use crate::matrix::{Dtype, PANEL};
 use crate::rows::OutputGate;
@@ -26,20 +26,28 @@ pub(super) static TABLE: Table = Table {
 /// `sum_k x[i, k] * w[j, k]`, k in order. Inputs are rounded as the weights are: to bf16, or to int8 with a scale a row.
 unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
     let (n, k) = (job.w.rows(), job.w.cols());
+    let mut room = job.w.folded().map(|folded| (folded, Room::of(job.w)));
     for p in panels {
+        let lines = match &mut room {
+            Some((folded, room)) => {
+                folded.unfold(p, room.lines());
+                &*room.lines()
+            }
+            None => job.w.panel(p),
+        };
         let columns = p * PANEL..((p + 1) * PANEL).min(n);
         for (i, row) in job.rows.clone().map(|i| (i, &job.x[i * k..(i + 1) * k])) {
             let sums = match job.w.dtype() {
                 Dtype::F32 => {
                     let mut sums = [0.0; PANEL];
-                    for (x, line) in row.iter().zip(job.w.panel(p)) {
+                    for (x, line) in row.iter().zip(lines) {
                         add_products(&mut sums, *x, line, f32::from_bits);
                     }
                     sums
                 }
                 Dtype::Bf16 => {
                     let mut sums = [0.0; PANEL];
-                    for (x, line) in row.chunks(2).zip(job.w.panel(p)) {
+                    for (x, line) in row.chunks(2).zip(lines) {
                         for (j, x) in x.iter().enumerate() {
                             add_products(&mut sums, bf16::from_f32(*x).to_f32(), line, |w| f32::from_bits(w >> (16 * j) << 16));
                         }
@@ -51,7 +59,7 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
                     let scale = if row.iter().any(|x| x.is_nan()) { f32::NAN } else { largest / 127.0 };
                     let per_unit = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
                     let mut sums = [0; PANEL];
-                    for (x, line) in row.chunks(4).zip(job.w.panel(p)) {
+                    for (x, line) in row.chunks(4).zip(lines) {
                         for (j, x) in x.iter().enumerate() {
                             let x = (x * per_unit).round_ties_even() as i32;
                             for (sum, w) in sums.iter_mut().zip(line) {

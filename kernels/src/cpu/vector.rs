@@ -40,6 +40,11 @@ pub(super) trait Vector: Copy {
     unsafe fn dot_bf16(self, a: Self, b: Self) -> Self;
     /// Lanes are four int8, and `self` an i32: `self + a0 b0 + a1 b1 + a2 b2 + a3 b3`.
     unsafe fn dot_int8(self, a: Self, b: Self) -> Self;
+    /// 16 bytes, again and again.
+    unsafe fn repeat(from: *const u8) -> Self;
+    /// Part `part` of a [`crate::folded::Unit`], whose codes stand for the 16 bytes that `self` repeats: of each of its two lines the
+    /// registers that begin with columns `part * LANES` and `16 + part * LANES`.
+    unsafe fn unfold(self, unit: *const u8, part: usize) -> [[Self; 2]; 2];
     /// Lanes are i32, and become the nearest f32.
     unsafe fn int_to_float(self) -> Self;
 
@@ -53,6 +58,10 @@ pub(super) trait Vector: Copy {
     /// Asks for the cache line at `_at`, any address, to be brought near; nothing where an instruction set has no such request.
     #[inline(always)]
     fn prefetch(_at: *const f32) {}
+
+    /// The same, nearer: into the first cache.
+    #[inline(always)]
+    fn prefetch_near(_at: *const f32) {}
 
     /// `n` lanes, all where `n >= LANES`.
     #[inline(always)]
@@ -143,11 +152,13 @@ pub(super) unsafe fn softplus<V: Vector>(x: V) -> V {
 
 /// The table of an instruction set: each function of the generic files, compiled for `$features`.
 ///
-/// The tiles of products are rows x registers of columns, where there are many rows of f32, many of bf16 or int8, and two.
+/// The tiles of products are rows x registers of columns, where there are many rows of f32, many of bf16 or int8, two, and one; a
+/// single row of folded bf16 takes some panels at once, each as many registers wide.
 macro_rules! table {
-    ($features:literal, $vector:ty, f32: $r:literal x $w:literal, packed: $rp:literal x $wp:literal, two: 2 x $two:literal) => {
+    ($features:literal, $vector:ty, f32: $r:literal x $w:literal, packed: $rp:literal x $wp:literal, two: 2 x $two:literal,
+     one: 1 x $one:literal, folded: $p:literal panels x $n:literal) => {
         use crate::cpu::block::Block;
-        use crate::cpu::{Conv, Product, Recurrence, Table, dense, recurrence, rows};
+        use crate::cpu::{Conv, Product, Recurrence, Table, dense, folded, recurrence, rows};
         use crate::matrix::Dtype;
         use crate::rows::OutputGate;
         use std::ops::Range;
@@ -182,10 +193,13 @@ macro_rules! table {
         unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
             // SAFETY: this function is compiled for the instruction set; the rest is its caller's promise.
             unsafe {
+                if let Some(folded) = job.w.folded() {
+                    return folded::product::<$vector, $rp, $wp, $n, $p>(job, folded, panels);
+                }
                 match job.w.dtype() {
-                    Dtype::F32 => dense::product::<$vector, dense::F32, $r, $w, $two>(job, panels),
-                    Dtype::Bf16 => dense::product::<$vector, dense::Bf16, $rp, $wp, $two>(job, panels),
-                    Dtype::Int8 => dense::product::<$vector, dense::Int8, $rp, $wp, $two>(job, panels),
+                    Dtype::F32 => dense::product::<$vector, dense::F32, $r, $w, $two, $one>(job, panels),
+                    Dtype::Bf16 => dense::product::<$vector, dense::Bf16, $rp, $wp, $two, $one>(job, panels),
+                    Dtype::Int8 => dense::product::<$vector, dense::Int8, $rp, $wp, $two, $one>(job, panels),
                 }
             }
         }
