@@ -15,7 +15,8 @@ use std::sync::OnceLock;
 use super::avx512::{self, F32x16};
 use super::block::{Block, CHUNK, MOST_ROWS, Most, Room, STRIDE};
 use super::dense::{self, Bf16, Dot, Int8};
-use super::folded::{self, Sum};
+use super::folded;
+use super::one_row::{self, Sum, Unfolding};
 use super::vector::Vector;
 use super::{Product, Table};
 use crate::folded::{Folded, UNITS, Unit};
@@ -126,7 +127,9 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
         match job.w.dtype() {
             dtype if is_for_avx512(dtype, job.block) => (avx512::TABLE.product)(job, panels),
             Dtype::Int8 => tiles::<Int8>(&mut Amx::begin(true), job, panels),
-            _ if let Some(folded) = for_a_row(job) => folded::row::<F32x16, InTwo, 2, 4>(job, folded, panels),
+            _ if let Some(folded) = for_a_row(job) => {
+                one_row::product::<F32x16, _, 2, 4>(job, &Unfolding::<InTwo>::of(folded), panels)
+            }
             _ => tiles::<Bf16>(&mut Amx::begin(false), job, panels),
         }
     }
@@ -460,7 +463,9 @@ mod tests {
                     } else {
                         take_bf16(x, block, rows);
                         match for_a_row(&job).filter(|_| !job.rows.is_empty()) {
-                            Some(folded) => folded::row::<F32x16, InTwo, 2, 4>(&job, folded, panels.clone()),
+                            Some(folded) => {
+                                one_row::product::<F32x16, _, 2, 4>(&job, &Unfolding::<InTwo>::of(folded), panels.clone())
+                            }
                             None => tiles::<Bf16>(&mut Model { int8, results }, &job, panels.clone()),
                         }
                     }

@@ -152,4 +152,4 @@ impl Vector for F32x8 {
     }
 }
 
-table!("avx2,fma", F32x8, f32: 6 x 2, packed: 4 x 2, two: 2 x 4, one: 1 x 8, folded: 2 panels x 4);
+table!("avx2,fma", F32x8, f32: 6 x 2, packed: 4 x 2, two: 2 x 4, one: 2 panels x 4);

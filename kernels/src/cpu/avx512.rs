@@ -161,5 +161,5 @@ impl Vector for F32x16 {
 
 table!(
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma",
-    F32x16, f32: 12 x 2, packed: 12 x 2, two: 2 x 4, one: 1 x 16, folded: 4 panels x 2
+    F32x16, f32: 12 x 2, packed: 12 x 2, two: 2 x 4, one: 4 panels x 2
 );

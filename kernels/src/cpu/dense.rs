@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::block::{Block, CHUNK, Most, STRIDE};
+use super::one_row::{self, Lines};
 use super::vector::Vector;
 use super::{Product, activations};
 use crate::matrix::{Matrix, PANEL};
@@ -168,26 +169,32 @@ pub(super) struct Ahead {
     pub(super) bytes_per_line: usize,
 }
 
-/// A tile of many rows is R rows by W registers of columns, one of two rows 2 by TWO registers, and one of one row 1 by ONE, or by 8.
+/// A tile of many rows is R rows by W registers of columns, one of two rows 2 by TWO registers; one row takes P panels of N registers.
 #[inline(always)]
-pub(super) unsafe fn product<V: Vector, D: Dot, const R: usize, const W: usize, const TWO: usize, const ONE: usize>(
+pub(super) unsafe fn product<
+    V: Vector,
+    D: Dot,
+    const R: usize,
+    const W: usize,
+    const TWO: usize,
+    const N: usize,
+    const P: usize,
+>(
     job: &Product<'_>,
     panels: Range<usize>,
 ) {
     let (first, rows) = (job.rows.start, job.rows.len());
+    if rows == 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { one_row::product::<V, _, N, P>(job, &Lines::<D>::of(job.w), panels) };
+    }
     let mut column = panels.start * PANEL;
     while column < panels.end * PANEL {
         let left = panels.end * PANEL - column;
         // SAFETY: no more than the columns that are left, in rows of the block; for the rest see `Vector`.
         column += unsafe {
             let weights = job.w.panel(column / PANEL).as_ptr().cast::<f32>().add(column % PANEL);
-            if rows == 1 && left >= ONE * V::LANES {
-                tile::<V, D, 1, ONE>(job, first, column, weights, None);
-                ONE * V::LANES
-            } else if rows == 1 && left >= 8 * V::LANES {
-                tile::<V, D, 1, 8>(job, first, column, weights, None);
-                8 * V::LANES
-            } else if rows == 2 && left >= TWO * V::LANES {
+            if rows == 2 && left >= TWO * V::LANES {
                 tile::<V, D, 2, TWO>(job, first, column, weights, None);
                 TWO * V::LANES
             } else {

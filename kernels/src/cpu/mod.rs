@@ -18,6 +18,8 @@ mod folded;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod one_row;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod recurrence;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod rows;

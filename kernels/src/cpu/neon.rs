@@ -135,4 +135,4 @@ impl Vector for F32x4 {
     }
 }
 
-table!("neon", F32x4, f32: 6 x 4, packed: 4 x 4, two: 2 x 8, one: 1 x 8, folded: 1 panels x 8);
+table!("neon", F32x4, f32: 6 x 4, packed: 4 x 4, two: 2 x 8, one: 1 panels x 8);

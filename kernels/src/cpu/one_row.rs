@@ -1,0 +1,275 @@
+//! One row times weights: what a decode step is made of. It waits for memory and for little else, and several streams come from there
+//! faster than one: so up to 8 panels are gone through side by side, a step of 16 lines of each in turn.
+
+use std::ops::Range;
+
+use super::Product;
+use super::block::CHUNK;
+use super::dense::Dot;
+use super::folded::unfold_unit;
+use super::vector::Vector;
+use crate::folded::{Folded, UNITS, Unit};
+use crate::matrix::{Matrix, PANEL, TILE_LINES};
+
+/// Panels side by side.
+const PANELS: usize = 8;
+/// Units ahead of the one in work that are asked for. Unfolding fills the processor's window before what comes next is asked for.
+const AHEAD: usize = 4;
+/// Words of a cache line.
+const CACHE_LINE: usize = 16;
+
+/// What a row is multiplied with, in panels that are N registers wide.
+pub(super) trait Weights<V: Vector, const N: usize> {
+    /// The sums of a register's columns, as far as they are.
+    type Sum: Copy;
+
+    /// Of the columns from `column` on.
+    unsafe fn start(&self, column: usize) -> Self::Sum;
+    /// Adds the first `words` words of a step, at `row`, times those of the P panels from `first` on.
+    unsafe fn add<const P: usize>(
+        &self,
+        first: usize,
+        step: usize,
+        row: *const f32,
+        words: usize,
+        sums: &mut [[Self::Sum; N]; P],
+    );
+    /// The results of the columns from `column` on.
+    unsafe fn end(&self, sum: Self::Sum, scale: f32, column: usize) -> V;
+}
+
+/// The one row of a part times panels, P of them in registers at a time.
+#[inline(always)]
+pub(super) unsafe fn product<V: Vector, W: Weights<V, N>, const N: usize, const P: usize>(
+    job: &Product<'_>,
+    weights: &W,
+    panels: Range<usize>,
+) {
+    const { assert!(N * V::LANES == PANEL, "a panel is N registers wide") };
+    for first in panels.clone().step_by(PANELS) {
+        // SAFETY: the caller's panels; for the rest see `Vector`.
+        unsafe { side_by_side::<V, W, N, P>(job, weights, first..panels.end.min(first + PANELS)) }
+    }
+}
+
+/// No more than [`PANELS`] of them.
+#[inline(always)]
+unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usize>(
+    job: &Product<'_>,
+    weights: &W,
+    panels: Range<usize>,
+) {
+    let (r, n, words) = (job.rows.start, job.w.rows(), job.block.words_per_row());
+    let column = |p: usize, j: usize| (panels.start + p) * PANEL + j * V::LANES;
+    // SAFETY: a block has `Dot::FILL` behind a row up to whole steps; the panels are the caller's; results go to row r and columns below N;
+    // for the rest see `Vector`.
+    unsafe {
+        let mut sums = [[weights.start(0); N]; PANELS];
+        let sums = &mut sums[..panels.len()];
+        for (p, sums) in sums.iter_mut().enumerate() {
+            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = weights.start(column(p, j)));
+        }
+        for from in (0..words).step_by(TILE_LINES) {
+            let (row, step) = (job.block.row(from / CHUNK * CHUNK, r).add(from % CHUNK).cast(), from / TILE_LINES);
+            let (mut p, mut left, words) = (panels.start, &mut *sums, TILE_LINES.min(words - from));
+            while !left.is_empty() {
+                let done = if P >= 4
+                    && let Some(sums) = left.first_chunk_mut::<4>()
+                {
+                    weights.add(p, step, row, words, sums);
+                    4
+                } else if P >= 2
+                    && let Some(sums) = left.first_chunk_mut::<2>()
+                {
+                    weights.add(p, step, row, words, sums);
+                    2
+                } else if let Some(sums) = left.first_chunk_mut::<1>() {
+                    weights.add(p, step, row, words, sums);
+                    1
+                } else {
+                    break;
+                };
+                (p, left) = (p + done, &mut left[done..]);
+            }
+        }
+        let scale = *job.block.scale(r);
+        for (p, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                let column = column(p, j);
+                if column < n {
+                    let (out, sum) = (job.at(r, column), weights.end(*sum, scale, column));
+                    let sum = if job.add { V::load_n(out, n - column).add(sum) } else { sum };
+                    sum.store_n(out, n - column);
+                }
+            }
+        }
+    }
+}
+
+/// Weights as they are.
+pub(super) struct Lines<'a, D> {
+    w: &'a Matrix,
+    dot: std::marker::PhantomData<D>,
+}
+
+impl<'a, D: Dot> Lines<'a, D> {
+    pub(super) fn of(w: &'a Matrix) -> Self {
+        Self { w, dot: std::marker::PhantomData }
+    }
+}
+
+impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
+    type Sum = V;
+
+    #[inline(always)]
+    unsafe fn start(&self, column: usize) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { D::start(self.w, column) }
+    }
+    #[inline(always)]
+    unsafe fn add<const P: usize>(&self, first: usize, step: usize, row: *const f32, words: usize, sums: &mut [[V; N]; P]) {
+        // SAFETY: these panels have so many lines; for the rest see `Vector`.
+        unsafe {
+            let from = self.w.panel(first).as_ptr().cast::<f32>().add(step * TILE_LINES * PANEL);
+            let mut all = *sums;
+            for i in 0..words {
+                let input = V::splat(*row.add(i));
+                for (p, sums) in all.iter_mut().enumerate() {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = D::dot(*sum, input, V::load(from.add(p * self.w.panel_words() + i * PANEL + j * V::LANES)));
+                    }
+                }
+            }
+            *sums = all;
+        }
+    }
+    #[inline(always)]
+    unsafe fn end(&self, sum: V, scale: f32, column: usize) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { D::end(sum, scale, self.w, column) }
+    }
+}
+
+/// Folded ones, summed as S does.
+pub(super) struct Unfolding<'a, S> {
+    folded: &'a Folded,
+    sum: std::marker::PhantomData<S>,
+}
+
+impl<'a, S> Unfolding<'a, S> {
+    pub(super) fn of(folded: &'a Folded) -> Self {
+        Self { folded, sum: std::marker::PhantomData }
+    }
+}
+
+/// How products of folded weights are summed: the sums of a register's columns, as far as they are.
+pub(super) trait Sum<V: Vector>: Copy {
+    /// What they are within a step of 16 lines.
+    type Step: Copy;
+    /// A word of the row, in every lane.
+    type Input: Copy;
+
+    unsafe fn zero() -> Self;
+    unsafe fn begin(self) -> Self::Step;
+    unsafe fn input(word: V) -> Self::Input;
+    /// Adds the products of a word of the row and one of each column.
+    unsafe fn add(step: Self::Step, input: Self::Input, words: V) -> Self::Step;
+    unsafe fn end(self, step: Self::Step) -> Self;
+    unsafe fn value(self) -> V;
+}
+
+/// Word by word, as `dense.rs` has it.
+impl<V: Vector> Sum<V> for V {
+    type Step = V;
+    type Input = V;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { V::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn begin(self) -> V {
+        self
+    }
+    #[inline(always)]
+    unsafe fn input(word: V) -> V {
+        word
+    }
+    #[inline(always)]
+    unsafe fn add(step: V, input: V, words: V) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { step.dot_bf16(input, words) }
+    }
+    #[inline(always)]
+    unsafe fn end(self, step: V) -> Self {
+        step
+    }
+    #[inline(always)]
+    unsafe fn value(self) -> V {
+        self
+    }
+}
+
+impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
+    type Sum = S;
+
+    #[inline(always)]
+    unsafe fn start(&self, _: usize) -> S {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { S::zero() }
+    }
+    /// Whole steps: what there is beyond `words` changes no sum.
+    #[inline(always)]
+    unsafe fn add<const P: usize>(&self, first: usize, step: usize, row: *const f32, _: usize, sums: &mut [[S; N]; P]) {
+        let folded = self.folded;
+        // SAFETY: these panels are there, and the row is filled up to whole steps; what is asked for may lie anywhere; for the rest
+        // see `Vector`.
+        unsafe {
+            let mut of_step = sums.map(|sums| sums.map(|sum| sum.begin()));
+            let mut tables = [V::splat(0.0); P];
+            let mut units = [std::ptr::null::<Unit>(); P];
+            let mut marks = 0;
+            for p in 0..P {
+                tables[p] = V::repeat(folded.high(first + p).as_ptr());
+                units[p] = folded.units(first + p).as_ptr().add(step * UNITS);
+                marks |= folded.marks(first + p, step);
+            }
+            for unit in 0..UNITS {
+                let inputs = [S::input(V::splat(*row.add(2 * unit))), S::input(V::splat(*row.add(2 * unit + 1)))];
+                for p in 0..P {
+                    let at = units[p].add(unit);
+                    (0..3)
+                        .for_each(|line| V::prefetch_near(at.wrapping_add(AHEAD).cast::<f32>().wrapping_add(line * CACHE_LINE)));
+                    if marks >> unit & 1 == 0 {
+                        for part in 0..N / 2 {
+                            for (words, input) in tables[p].unfold(at.cast(), part).into_iter().zip(inputs) {
+                                for (half, words) in words.into_iter().enumerate() {
+                                    let sum = &mut of_step[p][half * N / 2 + part];
+                                    *sum = S::add(*sum, input, words);
+                                }
+                            }
+                        }
+                    } else {
+                        let mut lines = [[0; PANEL]; 2];
+                        unfold_unit::<V, N>(tables[p], &*at, &mut lines);
+                        folded.mend_unit(first + p, step, unit, &mut lines);
+                        for (line, input) in lines.iter().zip(inputs) {
+                            for (j, sum) in of_step[p].iter_mut().enumerate() {
+                                *sum = S::add(*sum, input, V::load(line.as_ptr().add(j * V::LANES).cast()));
+                            }
+                        }
+                    }
+                }
+            }
+            for (sum, of_step) in sums.iter_mut().flatten().zip(of_step.iter().flatten()) {
+                *sum = sum.end(*of_step);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn end(&self, sum: S, _: f32, _: usize) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { sum.value() }
+    }
+}
