@@ -20,6 +20,8 @@ const WORTH_TOGETHER: usize = 1_000;
 /// microseconds, and about a millisecond where nobody else wants the core.
 const LOOKS: usize = 500;
 const YIELDS: usize = 2000;
+/// Most homes of a region.
+const HOMES: usize = 16;
 /// [`Team::turn`] when there will be no more regions.
 const OVER: usize = usize::MAX;
 
@@ -95,7 +97,7 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         TEAM.set(&raw const team);
         work()
     };
-    rayon::join(lead, || team.stand_by(threads - 1)).0
+    rayon::join(lead, || team.stand_by(1..threads)).0
 }
 
 /// One thread that leads, and those that stand by.
@@ -105,8 +107,8 @@ struct Team {
     turn: Alone<AtomicUsize>,
     /// Threads that look at `region`, or are about to see that it is not theirs to look at.
     inside: Alone<AtomicUsize>,
-    /// The next item that nobody has.
-    next: Alone<AtomicUsize>,
+    /// Of each home, the next item that nobody has.
+    next: [Alone<AtomicUsize>; HOMES],
     /// Threads that the region has parts for, beside the leader: where it is short, no more of them come in each other's way.
     wanted: Alone<AtomicUsize>,
     /// Threads that stand by.
@@ -122,8 +124,16 @@ struct Region {
     n: usize,
     /// Items of a part, at least.
     least: usize,
-    /// The part of what is left that one takes is one of so many.
-    shares: usize,
+    /// Equal ranges of items, each of which is some threads' own: parts that follow one another in memory then go to one thread, which
+    /// is half way there already. Who is done with its home helps in others.
+    homes: usize,
+}
+
+impl Region {
+    /// Where home `home` begins.
+    fn start(&self, home: usize) -> usize {
+        self.n * home / self.homes
+    }
 }
 
 /// On cache lines of its own (two: processors read them in pairs).
@@ -154,38 +164,44 @@ impl Team {
         }
         // SAFETY: only the lifetime goes, as said at `Sync`.
         let work = unsafe { std::mem::transmute::<*const _, *const _>(&raw const *work) };
-        let shares = rayon::current_num_threads() + 1;
+        let parts = n.div_ceil(least);
+        let region = Region { work, n, least, homes: parts.min(rayon::current_num_threads()).min(HOMES) };
+        (0..region.homes).for_each(|home| self.next[home].0.store(region.start(home), Ordering::Relaxed));
         // SAFETY: no region is open and nobody inside.
-        unsafe { *self.region.get() = Some(Region { work, n, least, shares }) };
-        self.next.0.store(0, Ordering::Relaxed);
-        self.wanted.0.store(n.div_ceil(least) - 1, Ordering::Relaxed);
+        unsafe { *self.region.get() = Some(region) };
+        self.wanted.0.store(parts - 1, Ordering::Relaxed);
         self.turn.0.fetch_add(1, Ordering::SeqCst);
         TEAM.set(null());
         let close = Close(self);
-        self.take_parts();
+        self.take_parts(0);
         drop(close);
         assert!(!self.failed.load(Ordering::Relaxed), "a part panicked on another thread");
     }
 
-    /// Parts of the open region, until there are none. Called by the leader, and inside.
-    fn take_parts(&self) {
+    /// Parts of the open region, until there are none. Called by the leader, number 0, and inside.
+    fn take_parts(&self, number: usize) {
         // SAFETY: the region is open, or about to be closed by one who waits for this thread.
-        let Some(Region { work, n, least, shares }) = (unsafe { &*self.region.get() }) else { return };
+        let Some(region) = (unsafe { &*self.region.get() }) else { return };
         // SAFETY: as above: what it points to lives as long.
-        let work = unsafe { &**work };
-        // A share of what is left, so that all end at about the same time.
-        let until = |first: usize| (first + least.max(&((n - first) / shares))).min(*n);
-        while let Ok(first) =
-            self.next.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| (first < *n).then(|| until(first)))
-        {
-            work(first..until(first));
+        let work = unsafe { &*region.work };
+        for home in (number..number + region.homes).map(|home| home % region.homes) {
+            let end = region.start(home + 1);
+            // Half of what is left, so that all end at about the same time.
+            let until = |first: usize| (first + region.least.max((end - first) / 2)).min(end);
+            let next = &self.next[home].0;
+            while let Ok(first) =
+                next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| (first < end).then(|| until(first)))
+            {
+                work(first..until(first));
+            }
         }
     }
 
-    /// Takes part in regions until there are no more, or none for a while; on as many threads as come, `most` at most.
-    fn stand_by(&self, most: usize) {
-        if most > 1 {
-            rayon::join(|| self.stand_by(most / 2), || self.stand_by(most - most / 2));
+    /// Takes part in regions until there are no more, or none for a while; on as many threads as come, each with one of `numbers`.
+    fn stand_by(&self, numbers: Range<usize>) {
+        if numbers.len() > 1 {
+            let middle = numbers.start + numbers.len() / 2;
+            rayon::join(|| self.stand_by(numbers.start..middle), || self.stand_by(middle..numbers.end));
             return;
         }
         struct Leave<'a>(&'a AtomicUsize, &'a AtomicBool);
@@ -210,7 +226,7 @@ impl Team {
                 self.inside.0.fetch_add(1, Ordering::SeqCst);
                 let _leave = Leave(&self.inside.0, &self.failed);
                 if self.turn.0.load(Ordering::SeqCst) == turn {
-                    self.take_parts();
+                    self.take_parts(numbers.start);
                 }
                 (seen, looks) = (turn, 0);
             } else {
@@ -345,19 +361,19 @@ mod tests {
             // SAFETY: nobody is inside; only the lifetime goes, and `work` outlives the test's use of it.
             unsafe {
                 *team.region.get() =
-                    Some(Region { work: std::mem::transmute::<*const _, *const _>(work), n: 1, least: 1, shares: 2 })
+                    Some(Region { work: std::mem::transmute::<*const _, *const _>(work), n: 1, least: 1, homes: 1 })
             };
             team.wanted.0.store(1, Ordering::Relaxed);
             team.turn.0.store(1, Ordering::SeqCst);
         };
         open(&team);
         WAITING.fetch_add(1, Ordering::Relaxed);
-        team.stand_by(1);
+        team.stand_by(1..2);
         let meanwhile = taken.load(Ordering::Relaxed);
         WAITING.fetch_sub(1, Ordering::Relaxed);
         assert!(!meanwhile, "it took part");
         // More than once, since other tests wait for threads too.
-        (0..1000).take_while(|_| !taken.load(Ordering::Relaxed)).for_each(|_| team.stand_by(1));
+        (0..1000).take_while(|_| !taken.load(Ordering::Relaxed)).for_each(|_| team.stand_by(1..2));
         assert!(taken.load(Ordering::Relaxed), "there was nothing to take part in");
     }
 

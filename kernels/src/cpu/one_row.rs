@@ -18,6 +18,15 @@ const AHEAD: usize = 4;
 /// Words of a cache line.
 const CACHE_LINE: usize = 16;
 
+/// 16 words of the row, or what there is.
+pub(super) struct Step {
+    number: usize,
+    row: *const f32,
+    words: usize,
+    /// In the last step of the panels: how many there are side by side. The next ones are asked for then.
+    next: Option<usize>,
+}
+
 /// What a row is multiplied with, in panels that are N registers wide.
 pub(super) trait Weights<V: Vector, const N: usize> {
     /// The sums of a register's columns, as far as they are.
@@ -25,15 +34,8 @@ pub(super) trait Weights<V: Vector, const N: usize> {
 
     /// Of the columns from `column` on.
     unsafe fn start(&self, column: usize) -> Self::Sum;
-    /// Adds the first `words` words of a step, at `row`, times those of the P panels from `first` on.
-    unsafe fn add<const P: usize>(
-        &self,
-        first: usize,
-        step: usize,
-        row: *const f32,
-        words: usize,
-        sums: &mut [[Self::Sum; N]; P],
-    );
+    /// Adds a step of the P panels from `first` on.
+    unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[Self::Sum; N]; P]);
     /// The results of the columns from `column` on.
     unsafe fn end(&self, sum: Self::Sum, scale: f32, column: usize) -> V;
 }
@@ -46,9 +48,11 @@ pub(super) unsafe fn product<V: Vector, W: Weights<V, N>, const N: usize, const 
     panels: Range<usize>,
 ) {
     const { assert!(N * V::LANES == PANEL, "a panel is N registers wide") };
-    for first in panels.clone().step_by(PANELS) {
+    // Nine are five and four, rather than eight and one that comes alone.
+    let at_once = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
+    for first in panels.clone().step_by(at_once) {
         // SAFETY: the caller's panels; for the rest see `Vector`.
-        unsafe { side_by_side::<V, W, N, P>(job, weights, first..panels.end.min(first + PANELS)) }
+        unsafe { side_by_side::<V, W, N, P>(job, weights, first..panels.end.min(first + at_once)) }
     }
 }
 
@@ -70,21 +74,23 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
             sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = weights.start(column(p, j)));
         }
         for from in (0..words).step_by(TILE_LINES) {
-            let (row, step) = (job.block.row(from / CHUNK * CHUNK, r).add(from % CHUNK).cast(), from / TILE_LINES);
-            let (mut p, mut left, words) = (panels.start, &mut *sums, TILE_LINES.min(words - from));
+            let row = job.block.row(from / CHUNK * CHUNK, r).add(from % CHUNK).cast();
+            let next = (from + TILE_LINES >= words).then_some(panels.len());
+            let step = Step { number: from / TILE_LINES, row, words: TILE_LINES.min(words - from), next };
+            let (mut p, mut left) = (panels.start, &mut *sums);
             while !left.is_empty() {
                 let done = if P >= 4
                     && let Some(sums) = left.first_chunk_mut::<4>()
                 {
-                    weights.add(p, step, row, words, sums);
+                    weights.add(p, &step, sums);
                     4
                 } else if P >= 2
                     && let Some(sums) = left.first_chunk_mut::<2>()
                 {
-                    weights.add(p, step, row, words, sums);
+                    weights.add(p, &step, sums);
                     2
                 } else if let Some(sums) = left.first_chunk_mut::<1>() {
-                    weights.add(p, step, row, words, sums);
+                    weights.add(p, &step, sums);
                     1
                 } else {
                     break;
@@ -127,13 +133,20 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
         unsafe { D::start(self.w, column) }
     }
     #[inline(always)]
-    unsafe fn add<const P: usize>(&self, first: usize, step: usize, row: *const f32, words: usize, sums: &mut [[V; N]; P]) {
-        // SAFETY: these panels have so many lines; for the rest see `Vector`.
+    unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[V; N]; P]) {
+        // SAFETY: these panels have so many lines; what is asked for may lie anywhere; for the rest see `Vector`.
         unsafe {
-            let from = self.w.panel(first).as_ptr().cast::<f32>().add(step * TILE_LINES * PANEL);
+            let panel = self.w.panel(first).as_ptr().cast::<f32>();
+            let from = panel.add(step.number * TILE_LINES * PANEL);
             let mut all = *sums;
-            for i in 0..words {
-                let input = V::splat(*row.add(i));
+            for i in 0..step.words {
+                let input = V::splat(*step.row.add(i));
+                if let Some(panels) = step.next {
+                    for p in (0..P).map(|p| p + panels) {
+                        let next = panel.wrapping_add(p * self.w.panel_words() + i * PANEL);
+                        (0..PANEL / CACHE_LINE).for_each(|line| V::prefetch_near(next.wrapping_add(line * CACHE_LINE)));
+                    }
+                }
                 for (p, sums) in all.iter_mut().enumerate() {
                     for (j, sum) in sums.iter_mut().enumerate() {
                         *sum = D::dot(*sum, input, V::load(from.add(p * self.w.panel_words() + i * PANEL + j * V::LANES)));
@@ -221,8 +234,10 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
     }
     /// Whole steps: what there is beyond `words` changes no sum.
     #[inline(always)]
-    unsafe fn add<const P: usize>(&self, first: usize, step: usize, row: *const f32, _: usize, sums: &mut [[S; N]; P]) {
-        let folded = self.folded;
+    unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[S; N]; P]) {
+        let (folded, row) = (self.folded, step.row);
+        // From the end of a panel to the beginning of the one that follows it: not the next, but as many further as go side by side.
+        let others = step.next.map_or(0, |panels| (panels - 1) * folded.steps() * UNITS);
         // SAFETY: these panels are there, and the row is filled up to whole steps; what is asked for may lie anywhere; for the rest
         // see `Vector`.
         unsafe {
@@ -232,15 +247,15 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
             let mut marks = 0;
             for p in 0..P {
                 tables[p] = V::repeat(folded.high(first + p).as_ptr());
-                units[p] = folded.units(first + p).as_ptr().add(step * UNITS);
-                marks |= folded.marks(first + p, step);
+                units[p] = folded.units(first + p).as_ptr().add(step.number * UNITS);
+                marks |= folded.marks(first + p, step.number);
             }
             for unit in 0..UNITS {
                 let inputs = [S::input(V::splat(*row.add(2 * unit))), S::input(V::splat(*row.add(2 * unit + 1)))];
                 for p in 0..P {
                     let at = units[p].add(unit);
-                    (0..3)
-                        .for_each(|line| V::prefetch_near(at.wrapping_add(AHEAD).cast::<f32>().wrapping_add(line * CACHE_LINE)));
+                    let ahead = at.wrapping_add(AHEAD + if unit + AHEAD < UNITS { 0 } else { others }).cast::<f32>();
+                    (0..3).for_each(|line| V::prefetch_near(ahead.wrapping_add(line * CACHE_LINE)));
                     if marks >> unit & 1 == 0 {
                         for part in 0..N / 2 {
                             for (words, input) in tables[p].unfold(at.cast(), part).into_iter().zip(inputs) {
@@ -253,7 +268,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
                     } else {
                         let mut lines = [[0; PANEL]; 2];
                         unfold_unit::<V, N>(tables[p], &*at, &mut lines);
-                        folded.mend_unit(first + p, step, unit, &mut lines);
+                        folded.mend_unit(first + p, step.number, unit, &mut lines);
                         for (line, input) in lines.iter().zip(inputs) {
                             for (j, sum) in of_step[p].iter_mut().enumerate() {
                                 *sum = S::add(*sum, input, V::load(line.as_ptr().add(j * V::LANES).cast()));
