@@ -2,9 +2,9 @@
 //!
 //! A step takes 16 lines of a panel, which are two tiles of weights as they lie in memory (32 columns; rows 128 bytes apart),
 //! and 16 words of each of 32 rows, which are two tiles of inputs as they lie in the block; and adds the four products to
-//! four tiles of results. So 4 loads feed 4 products, the best ratio that 8 tiles allow. One row of bf16 takes the same way, with 16
-//! rows in its tile of which 15 are not looked at: its bits are those of the same row among many, and weights still come
-//! as fast as memory gives them.
+//! four tiles of results. So 4 loads feed 4 products, the best ratio that 8 tiles allow. Folded weights are unfolded a panel at a
+//! time. One row of bf16 goes without tiles (`amx_row.rs`) or, where that cannot be, takes the same way with 16 rows in its tile of
+//! which 15 are not looked at: its bits are those of the same row among many.
 //!
 //! Idea and layout: Intel 64 Architectures Software Developer's Manual, volume 1, chapter 18 (programming with AMX).
 
@@ -15,11 +15,9 @@ use std::sync::OnceLock;
 use super::avx512::{self, F32x16};
 use super::block::{Block, CHUNK, MOST_ROWS, Most, Room, STRIDE};
 use super::dense::{self, Bf16, Dot, Int8};
-use super::folded;
-use super::one_row::{self, Sum, Unfolding};
 use super::vector::Vector;
-use super::{Product, Table};
-use crate::folded::{Folded, UNITS, Unit};
+use super::{Product, Table, amx_row, folded};
+use crate::folded::{UNITS, Unit};
 use crate::matrix::{Dtype, PANEL};
 
 /// Lines of a panel, and words of a row, that a step takes.
@@ -32,9 +30,6 @@ const CACHE_LINE: usize = 64;
 const STEP_LINES: usize = 4 * PANEL * STEP / CACHE_LINE;
 /// How many bytes ahead of a tile that is alone weights are asked for.
 const AHEAD: usize = 8 << 10;
-/// The scale of a row that stands alone and is moderate; no use is made of it else in bf16.
-const MODERATE: f32 = 2.0;
-
 /// Two segments, the most that the engine reads at once, 264 KiB: with half as many, small products took 1.3 to 1.7 times as long.
 const MOST: Most = Most { rows: MOST_ROWS, tile: ROWS };
 
@@ -79,7 +74,7 @@ fn permitted() -> bool {
     false
 }
 
-/// Is it AVX-512 that multiplies? A single row of int8 comes faster so, since that goes over four panels at once; sums of int8 are
+/// Is it AVX-512 that multiplies? A single row of int8 comes faster so, since that goes over eight panels at once; sums of int8 are
 /// exact, so that its bits are the same.
 fn is_for_avx512(dtype: Dtype, block: &Block) -> bool {
     dtype == Dtype::F32 || dtype == Dtype::Int8 && block.rows() == 1
@@ -92,32 +87,9 @@ unsafe fn take(x: &[f32], dtype: Dtype, block: &Block, rows: Range<usize>) {
         match dtype {
             _ if is_for_avx512(dtype, block) => (avx512::TABLE.take)(x, dtype, block, rows),
             Dtype::Int8 => dense::take::<Int8>(x, block, rows, false),
-            _ => take_bf16(x, block, rows),
+            _ => amx_row::take(x, block, rows),
         }
     }
-}
-
-#[inline(always)]
-unsafe fn take_bf16(x: &[f32], block: &Block, rows: Range<usize>) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        dense::take::<Bf16>(x, block, rows, false);
-        if block.rows() == 1 && is_moderate(x) {
-            *block.scale(0) = MODERATE;
-        }
-    }
-}
-
-/// Is every element, once it is bf16, 0 or of a magnitude from 2^-50 to 2^50?
-#[inline(always)]
-fn is_moderate(x: &[f32]) -> bool {
-    const LEAST: u32 = (127 - 50) << 23;
-    const MOST: u32 = (127 + 50) << 23;
-    x.iter().fold(true, |all, x| {
-        let x = x.to_bits() & 0x7fff_ffff;
-        // What rounds to 0, or up to the least, is not asked about: it counts as too small.
-        all & (x == 0 || (LEAST..=MOST).contains(&x))
-    })
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
@@ -127,71 +99,9 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
         match job.w.dtype() {
             dtype if is_for_avx512(dtype, job.block) => (avx512::TABLE.product)(job, panels),
             Dtype::Int8 => tiles::<Int8>(&mut Amx::begin(true), job, panels),
-            _ if let Some(folded) = for_a_row(job) => {
-                one_row::product::<F32x16, _, 2, 4>(job, &Unfolding::<InTwo>::of(folded), panels)
-            }
+            _ if let Some(folded) = amx_row::weights(job) => amx_row::product(job, folded, panels),
             _ => tiles::<Bf16>(&mut Amx::begin(false), job, panels),
         }
-    }
-}
-
-/// The weights, if one row is to be multiplied without tiles: numbers must be such that AMX, which takes any result below the
-/// smallest normal f32 for 0, never has to. Products of moderate numbers are multiples of 2^-114, and so are their sums.
-fn for_a_row<'a>(job: &Product<'a>) -> Option<&'a Folded> {
-    // SAFETY: a block has at least one row.
-    let row_is_moderate = || unsafe { *job.block.scale(0) } == MODERATE;
-    job.w.folded().filter(|folded| job.block.rows() == 1 && folded.is_moderate() && row_is_moderate())
-}
-
-/// A sum as TDPBF16PS makes it, with the same bits: within a step of 16 words earlier and later elements of a word by themselves, then
-/// both, and then what was there.
-#[derive(Clone, Copy)]
-struct InTwo(F32x16);
-
-impl InTwo {
-    /// The earlier and the later elements of words, as f32.
-    #[inline(always)]
-    unsafe fn elements(words: F32x16) -> [F32x16; 2] {
-        // SAFETY: see `Vector`.
-        unsafe { [words.low_half(), words.high_half()] }
-    }
-}
-
-impl Sum<F32x16> for InTwo {
-    type Step = [F32x16; 2];
-    type Input = [F32x16; 2];
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: see `Vector`.
-        Self(unsafe { F32x16::splat(0.0) })
-    }
-    #[inline(always)]
-    unsafe fn begin(self) -> [F32x16; 2] {
-        // SAFETY: see `Vector`.
-        [unsafe { F32x16::splat(0.0) }; 2]
-    }
-    #[inline(always)]
-    unsafe fn input(word: F32x16) -> [F32x16; 2] {
-        // SAFETY: see `Vector`.
-        unsafe { Self::elements(word) }
-    }
-    #[inline(always)]
-    unsafe fn add([earlier, later]: [F32x16; 2], input: [F32x16; 2], words: F32x16) -> [F32x16; 2] {
-        // SAFETY: see `Vector`.
-        unsafe {
-            let weights = Self::elements(words);
-            [input[0].fma(weights[0], earlier), input[1].fma(weights[1], later)]
-        }
-    }
-    #[inline(always)]
-    unsafe fn end(self, [earlier, later]: [F32x16; 2]) -> Self {
-        // SAFETY: see `Vector`.
-        Self(unsafe { self.0.add(earlier.add(later)) })
-    }
-    #[inline(always)]
-    unsafe fn value(self) -> F32x16 {
-        self.0
     }
 }
 
@@ -461,11 +371,9 @@ mod tests {
                         dense::take::<Int8>(x, block, rows, false);
                         tiles::<Int8>(&mut Model { int8, results }, &job, panels.clone());
                     } else {
-                        take_bf16(x, block, rows);
-                        match for_a_row(&job).filter(|_| !job.rows.is_empty()) {
-                            Some(folded) => {
-                                one_row::product::<F32x16, _, 2, 4>(&job, &Unfolding::<InTwo>::of(folded), panels.clone())
-                            }
+                        amx_row::take(x, block, rows);
+                        match amx_row::weights(&job).filter(|_| !job.rows.is_empty()) {
+                            Some(folded) => amx_row::product(&job, folded, panels.clone()),
                             None => tiles::<Bf16>(&mut Model { int8, results }, &job, panels.clone()),
                         }
                     }
