@@ -18,10 +18,9 @@ use crate::matrix::{Line, PANEL, TILE_LINES};
 const LINES: usize = 2;
 /// Units of a step: 16 lines.
 pub(crate) const UNITS: usize = TILE_LINES / LINES;
-/// Weights of a unit.
-const WEIGHTS: usize = LINES * PANEL * 2;
-/// There are no more exceptions than one in so many weights, or a matrix stays as it is: each keeps a unit from the fast way.
-const RARE: usize = 256;
+/// There are no more exceptions than one in so many weights, or a matrix stays as it is: each keeps a unit of four panels, 512 weights,
+/// from the fast way.
+const RARE: usize = 1024;
 /// Codes of a panel, without the sign's bit.
 const CODES: usize = 8;
 
@@ -54,46 +53,54 @@ pub(crate) struct Folded {
     marks: Vec<u8>,
     /// `[panel][step]`: where its exceptions begin; and one more, where the last ones end.
     starts: Vec<u32>,
+    /// Within a step in order.
     exceptions: Vec<Exception>,
-    is_moderate: bool,
+    exponents: Exponents,
+}
+
+/// The least and the greatest exponent (biased, as bf16 and f32 have it) of numbers that are not 0; 255 and 0 where all are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exponents {
+    pub(crate) least: u8,
+    pub(crate) greatest: u8,
+}
+
+impl Exponents {
+    pub(crate) const NONE: Self = Self { least: u8::MAX, greatest: 0 };
+
+    fn and(self, other: Self) -> Self {
+        Self { least: self.least.min(other.least), greatest: self.greatest.max(other.greatest) }
+    }
 }
 
 impl Folded {
     /// Folds panels of `lines_per_panel` lines, a multiple of 16; `None` where exceptions are not rare.
     pub(crate) fn of(lines: &[Line], lines_per_panel: usize) -> Option<Self> {
         let steps = lines_per_panel / TILE_LINES;
-        let panels = lines.len() / lines_per_panel;
-        let mut units = vec![Unit { codes: [0; 64], low: [[0; 64]; LINES] }; panels * steps * UNITS];
-        let panel = |(lines, units): (&[Line], &mut [Unit])| fold(lines, units);
-        let folded: Vec<_> =
-            lines.par_chunks_exact(lines_per_panel).zip(units.par_chunks_exact_mut(steps * UNITS)).map(panel).collect();
-        let exceptions: usize = folded.iter().map(|panel| panel.exceptions.len()).sum();
-        if exceptions * RARE > units.len() * WEIGHTS {
+        let surveys: Vec<_> = lines.par_chunks_exact(lines_per_panel).map(Survey::of).collect();
+        let exceptions: usize = surveys.iter().map(|survey| survey.exceptions).sum();
+        if exceptions * RARE > lines.len() * PANEL * 2 {
             return None;
         }
-        let (mut starts, mut marks) = (Vec::with_capacity(panels * steps + 1), vec![0; panels * steps]);
-        let mut all = Vec::with_capacity(exceptions);
-        for (panel, marks) in folded.iter().zip(marks.chunks_exact_mut(steps)) {
-            let mut of_panel = panel.exceptions.iter().peekable();
-            for (step, marks) in marks.iter_mut().enumerate() {
-                starts.push(all.len() as u32);
-                while let Some((_, exception)) = of_panel.next_if(|(at, _)| *at == step) {
-                    *marks |= 1 << exception.unit();
-                    all.push(*exception);
-                }
-            }
-        }
-        starts.push(all.len() as u32);
-        let is_moderate = folded.iter().all(|panel| panel.is_moderate);
-        Some(Self {
+        let mut units = vec![Unit { codes: [0; 64], low: [[0; 64]; LINES] }; lines.len() / LINES];
+        let panels = lines.par_chunks_exact(TILE_LINES).zip(units.par_chunks_exact_mut(UNITS)).enumerate();
+        let folded: Vec<_> = panels.map(|(step, (lines, units))| fold(&surveys[step / steps], lines, units)).collect();
+        let mut folding = Self {
             units,
             steps,
-            high: folded.iter().map(|panel| panel.high).collect(),
-            marks,
-            starts,
-            exceptions: all,
-            is_moderate,
-        })
+            high: surveys.iter().map(Survey::high).collect(),
+            marks: vec![0; folded.len()],
+            starts: Vec::with_capacity(folded.len() + 1),
+            exceptions: Vec::with_capacity(exceptions),
+            exponents: surveys.iter().fold(Exponents::NONE, |all, survey| all.and(survey.exponents)),
+        };
+        for (exceptions, marks) in folded.iter().zip(&mut folding.marks) {
+            folding.starts.push(folding.exceptions.len() as u32);
+            folding.exceptions.extend(exceptions);
+            exceptions.iter().for_each(|exception| *marks |= 1 << exception.unit());
+        }
+        folding.starts.push(folding.exceptions.len() as u32);
+        Some(folding)
     }
 
     /// Bytes that one product reads.
@@ -102,10 +109,10 @@ impl Folded {
         size_of_val(self.units.as_slice()) + size_of_val(self.high.as_slice()) + self.marks.len() + exceptions
     }
 
-    /// Is every weight 0, or of a magnitude from 2^-50 to 2^51? Then no sum of products with such inputs is too small for
-    /// a normal f32, nor too large.
-    pub(crate) fn is_moderate(&self) -> bool {
-        self.is_moderate
+    /// Those of all weights.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    pub(crate) fn exponents(&self) -> Exponents {
+        self.exponents
     }
 
     /// Steps of a panel.
@@ -129,7 +136,8 @@ impl Folded {
         self.marks[p * self.steps + step]
     }
 
-    /// Puts right what unfolding made of unit `unit` of a step.
+    /// Puts right what unfolding made of unit `unit` of a step. Never inlined: it is rare, and would keep loops around it from being unrolled.
+    #[inline(never)]
     pub(crate) fn mend_unit(&self, p: usize, step: usize, unit: usize, lines: &mut [[u32; PANEL]; LINES]) {
         let first = unit * size_of_val(lines);
         self.mend_from(p, step, first, lines.as_flattened_mut());
@@ -146,11 +154,10 @@ impl Folded {
     fn mend_from(&self, p: usize, step: usize, first: usize, words: &mut [u32]) {
         let at = p * self.steps + step;
         for exception in &self.exceptions[self.starts[at] as usize..self.starts[at + 1] as usize] {
-            let at = usize::from(exception.at).wrapping_sub(first);
-            if let Some(word) = words.get_mut(at / 4) {
-                let shift = at % 4 * 8;
-                *word = *word & !(0xff << shift) | u32::from(exception.high) << shift;
-            }
+            let Some(at) = usize::from(exception.at).checked_sub(first) else { continue };
+            let Some(word) = words.get_mut(at / 4) else { break };
+            let shift = at % 4 * 8;
+            *word = *word & !(0xff << shift) | u32::from(exception.high) << shift;
         }
     }
 
@@ -187,32 +194,48 @@ fn place(column: usize, half: usize) -> usize {
     column % 16 / 4 * 16 + column / 16 * 8 + column % 4 * 2 + half
 }
 
-/// A panel on its way.
-struct Panel {
-    high: [u8; 16],
-    /// With the step that each is in; in order.
-    exceptions: Vec<(usize, Exception)>,
-    is_moderate: bool,
+/// What a panel is made of.
+struct Survey {
+    /// The pairs that have a code, and of each its code.
+    pairs: [u8; CODES],
+    codes: [Option<u8>; 128],
+    /// Weights that are of no such pair.
+    exceptions: usize,
+    exponents: Exponents,
 }
 
-fn fold(lines: &[Line], units: &mut [Unit]) -> Panel {
-    // How often each pair of binades occurs.
-    let mut counts = [(0u32, 0u8); 128];
-    counts.iter_mut().enumerate().for_each(|(pair, count)| count.1 = pair as u8);
-    let mut is_moderate = true;
-    for word in lines.iter().flat_map(|line| line.0) {
-        for half in [word as u16, (word >> 16) as u16] {
-            counts[usize::from(half >> 8 & 0x7f)].0 += 1;
-            // Exponents 77 to 177 are 2^-50 to 2^50.
-            is_moderate &= half & 0x7fff == 0 || (77..=177).contains(&(half >> 7 & 0xff));
+impl Survey {
+    fn of(lines: &[Line]) -> Self {
+        let mut of_pair = [(0usize, 0u8); 128];
+        of_pair.iter_mut().enumerate().for_each(|(pair, count)| count.1 = pair as u8);
+        let mut exponents = Exponents::NONE;
+        for word in lines.iter().flat_map(|line| line.0) {
+            for half in [word as u16, (word >> 16) as u16] {
+                of_pair[usize::from(half >> 8 & 0x7f)].0 += 1;
+                let exponent = (half >> 7) as u8;
+                if half & 0x7fff != 0 {
+                    exponents = exponents.and(Exponents { least: exponent, greatest: exponent });
+                }
+            }
         }
+        of_pair.sort_unstable_by_key(|(count, pair)| (std::cmp::Reverse(*count), *pair));
+        let (mut pairs, mut codes) = ([0; CODES], [None; 128]);
+        for (code, (_, pair)) in of_pair.iter().take(CODES).enumerate() {
+            pairs[code] = *pair;
+            codes[usize::from(*pair)] = Some(code as u8);
+        }
+        let exceptions = of_pair.iter().skip(CODES).map(|(count, _)| count).sum();
+        Self { pairs, codes, exceptions, exponents }
     }
-    counts.sort_unstable_by_key(|(count, pair)| (std::cmp::Reverse(*count), *pair));
-    let (mut high, mut codes) = ([0; 16], [None; 128]);
-    for (code, (_, pair)) in counts.iter().take(CODES).enumerate() {
-        (high[code], high[CODES + code]) = (*pair, 0x80 | pair);
-        codes[usize::from(*pair)] = Some(code as u8);
+
+    /// What the codes stand for: with the sign's bit, a negative one's byte.
+    fn high(&self) -> [u8; 16] {
+        std::array::from_fn(|code| self.pairs[code % CODES] | (code / CODES * 0x80) as u8)
     }
+}
+
+/// Folds a step of a panel, and returns its exceptions.
+fn fold(survey: &Survey, lines: &[Line], units: &mut [Unit]) -> Vec<Exception> {
     let mut exceptions = Vec::new();
     for (i, line) in lines.iter().enumerate() {
         let unit = &mut units[i / LINES];
@@ -220,15 +243,51 @@ fn fold(lines: &[Line], units: &mut [Unit]) -> Panel {
             for half in 0..2 {
                 let (at, [low, high]) = (place(column, half), ((word >> (16 * half)) as u16).to_le_bytes());
                 unit.low[i % LINES][at] = low;
-                match codes[usize::from(high & 0x7f)] {
+                match survey.codes[usize::from(high & 0x7f)] {
                     Some(code) => unit.codes[at] |= (code | high >> 7 << 3) << (4 * (i % LINES)),
-                    None => {
-                        let at = i % TILE_LINES * size_of::<Line>() + 4 * column + 2 * half + 1;
-                        exceptions.push((i / TILE_LINES, Exception { at: at as u16, high }));
-                    }
+                    None => exceptions.push(Exception { at: (i * size_of::<Line>() + 4 * column + 2 * half + 1) as u16, high }),
                 }
             }
         }
     }
-    Panel { high, exceptions, is_moderate }
+    exceptions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panels whose words are those of `half`, one after another.
+    fn panels(lines: usize, mut half: impl FnMut(usize) -> u16) -> Vec<Line> {
+        let mut i = 0;
+        let mut word = || {
+            i += 2;
+            u32::from(half(i - 2)) | u32::from(half(i - 1)) << 16
+        };
+        (0..lines).map(|_| Line(std::array::from_fn(|_| word()))).collect()
+    }
+
+    #[test]
+    fn what_is_unfolded_is_what_was_folded() {
+        // All lower bytes, signs and eight pairs; in some places zeros of both signs, infinities, NaN, and what is smallest.
+        let rare = [0x0000, 0x8000, 0x7f80, 0xff80, 0x7fc1, 0x0001, 0x8001, 0x0080, 0x1234];
+        for (lines_per_panel, one_in) in [(16, 1_500), (48, 1_100), (64, 100_000)] {
+            let usual = |i: usize| ((i % 2) << 15 | (0x38 + i / 2 % 8) << 8 | (i / 16 % 256)) as u16;
+            let lines =
+                panels(3 * lines_per_panel, |i| if i % one_in == one_in - 1 { rare[i / one_in % rare.len()] } else { usual(i) });
+            let folded = Folded::of(&lines, lines_per_panel).expect("exceptions are rare");
+            assert_eq!(folded.exceptions.is_empty(), one_in > 3 * lines_per_panel * 64);
+            let mut unfolded = vec![[0; PANEL]; lines_per_panel];
+            for (p, lines) in lines.chunks(lines_per_panel).enumerate() {
+                folded.unfold(p, &mut unfolded);
+                assert!(lines.iter().zip(&unfolded).all(|(a, b)| a.0 == *b), "panel {p}, one in {one_in}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_rare_is_not_folded() {
+        let lines = panels(32, |i| if i % 500 == 0 { 0x0123 } else { (0x3000 + (i % 8) * 0x100) as u16 });
+        assert!(Folded::of(&lines, 16).is_none());
+    }
 }

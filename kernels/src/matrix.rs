@@ -15,7 +15,8 @@ use crate::shape::{ShapeError, length};
 
 /// Output columns of a panel.
 pub(crate) const PANEL: usize = 32;
-/// Most words of a row: so that a block stays small with one row (135 KB), and the sums of int8 below 2^31.
+/// Most words of a row: so that a block stays small with one row (135 KB), the room for a panel too (4 MiB), and the sums of int8
+/// below 2^31.
 pub(crate) const MAX_WORDS: usize = 1 << 15;
 /// Lines of an AMX tile.
 pub(crate) const TILE_LINES: usize = 16;
@@ -72,8 +73,9 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Packs `weights [N, K]`, row-major: `n` outputs of `k` inputs each. bf16 is folded into 12 bits a weight, unless more than one
-    /// weight in 256 lies outside the 16 most frequent binades (pairs of them) of its 32 outputs.
+    /// Packs `weights [N, K]`, row-major: `n` outputs of `k` inputs each. bf16 is folded into 12 bits a weight, on the threads of
+    /// the ambient pool of rayon, unless more than one weight in 1,024 of the matrix lies outside the 16 most frequent binades (as 8
+    /// pairs) of its 32 outputs.
     ///
     /// # Errors
     /// [`ShapeError`] when `weights` has not `n * k` elements, one of them is 0, or `k` is beyond 32,768 words of 32 bits.
@@ -88,7 +90,7 @@ impl Matrix {
         Ok(matrix)
     }
 
-    /// The same, but bf16 stays as it is: the twin that folded weights are compared with. Products have the same bits.
+    /// The same, but bf16 stays as it is: the twin that folded weights are compared with, in bits and in speed.
     ///
     /// # Errors
     /// As [`Matrix::pack`].
@@ -193,6 +195,11 @@ impl Matrix {
         let lines = &self.lines[p * self.lines_per_panel..(p + 1) * self.lines_per_panel];
         // SAFETY: a `Line` is its 128 bytes: its size is its alignment.
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
+    }
+
+    /// The words of panel `p`, and of those behind it.
+    pub(crate) fn words_from(&self, p: usize) -> *const u32 {
+        self.lines[p * self.lines_per_panel..].as_ptr().cast()
     }
 
     /// int8: the scale of each column, whole panels of them.

@@ -124,9 +124,11 @@ struct Region {
     n: usize,
     /// Items of a part, at least.
     least: usize,
-    /// Equal ranges of items, each of which is some threads' own: parts that follow one another in memory then go to one thread, which
-    /// is half way there already. Who is done with its home helps in others.
+    /// Equal ranges of items, each of which is some threads' own: parts that follow one another in memory then go to one thread, whose
+    /// core has asked for what comes next. Who is done with its home helps in others.
     homes: usize,
+    /// The part of what is left of a home that one takes is one of so many.
+    shares: usize,
 }
 
 impl Region {
@@ -165,7 +167,9 @@ impl Team {
         // SAFETY: only the lifetime goes, as said at `Sync`.
         let work = unsafe { std::mem::transmute::<*const _, *const _>(&raw const *work) };
         let parts = n.div_ceil(least);
-        let region = Region { work, n, least, homes: parts.min(rayon::current_num_threads()).min(HOMES) };
+        let threads = rayon::current_num_threads();
+        let homes = parts.min(threads).min(HOMES);
+        let region = Region { work, n, least, homes, shares: threads.div_ceil(homes) + 1 };
         (0..region.homes).for_each(|home| self.next[home].0.store(region.start(home), Ordering::Relaxed));
         // SAFETY: no region is open and nobody inside.
         unsafe { *self.region.get() = Some(region) };
@@ -186,8 +190,8 @@ impl Team {
         let work = unsafe { &*region.work };
         for home in (number..number + region.homes).map(|home| home % region.homes) {
             let end = region.start(home + 1);
-            // Half of what is left, so that all end at about the same time.
-            let until = |first: usize| (first + region.least.max((end - first) / 2)).min(end);
+            // A share of what is left, so that all end at about the same time.
+            let until = |first: usize| (first + region.least.max((end - first) / region.shares)).min(end);
             let next = &self.next[home].0;
             while let Ok(first) =
                 next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| (first < end).then(|| until(first)))
@@ -264,7 +268,7 @@ mod tests {
 
     #[test]
     fn every_item_is_done_once() {
-        for threads in [1, 2, 3, 8] {
+        for threads in [1, 2, 3, 8, 17, 40] {
             pool(threads).install(|| {
                 let all = || {
                     for n in [0, 1, 2, 3, 7, 64, 1000] {
@@ -361,7 +365,7 @@ mod tests {
             // SAFETY: nobody is inside; only the lifetime goes, and `work` outlives the test's use of it.
             unsafe {
                 *team.region.get() =
-                    Some(Region { work: std::mem::transmute::<*const _, *const _>(work), n: 1, least: 1, homes: 1 })
+                    Some(Region { work: std::mem::transmute::<*const _, *const _>(work), n: 1, least: 1, homes: 1, shares: 2 })
             };
             team.wanted.0.store(1, Ordering::Relaxed);
             team.turn.0.store(1, Ordering::SeqCst);

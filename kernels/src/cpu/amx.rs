@@ -308,6 +308,11 @@ mod tests {
     use crate::cpu::Shared;
     use crate::matrix::Matrix;
 
+    /// What is below the smallest normal number is 0 to AMX.
+    fn flushed(x: f32) -> f32 {
+        if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
+    }
+
     /// The four tiles of results, as the manual describes the instructions.
     struct Model {
         int8: bool,
@@ -330,10 +335,10 @@ mod tests {
                             let (x, w) = unsafe {
                                 (*inputs.add(i * STRIDE + step * STEP + word), *weights.add((step * STEP + word) * PANEL + j))
                             };
-                            let low = |x: u32| f32::from_bits(x << 16);
-                            let high = |x: u32| f32::from_bits(x & 0xffff_0000);
-                            even = low(x).mul_add(low(w), even);
-                            odd = high(x).mul_add(high(w), odd);
+                            let low = |x: u32| flushed(f32::from_bits(x << 16));
+                            let high = |x: u32| flushed(f32::from_bits(x & 0xffff_0000));
+                            even = flushed(low(x).mul_add(low(w), even));
+                            odd = flushed(high(x).mul_add(high(w), odd));
                             for (x, w) in x.to_le_bytes().into_iter().zip(w.to_le_bytes()) {
                                 whole += i32::from(x as i8) * i32::from(w as i8);
                             }
@@ -341,7 +346,7 @@ mod tests {
                         *sum = if self.int8 {
                             (*sum as i32 + whole) as u32
                         } else {
-                            (f32::from_bits(*sum) + (even + odd)).to_bits()
+                            flushed(f32::from_bits(*sum) + flushed(even + odd)).to_bits()
                         };
                     }
                 }
@@ -356,14 +361,14 @@ mod tests {
         }
     }
 
-    /// What AVX-512 without dot products is enough for.
+    /// What AVX-512 without dot products is enough for. Returns whether it went without tiles.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    unsafe fn modelled(x: &[f32], w: &Matrix, out: &mut [f32], add: bool) {
+    unsafe fn modelled(x: &[f32], w: &Matrix, out: &mut [f32], add: bool) -> bool {
         let (m, panels, results) = (x.len() / w.cols(), 0..w.panels(), [[0; PANEL]; ROWS]);
         let (int8, out) = (w.dtype() == Dtype::Int8, Shared(out.as_mut_ptr()));
         Block::with(m, w.cols().div_ceil(w.dtype().word()), |block| {
-            let middle = m / 2;
-            for rows in [0..middle, middle..m] {
+            let (middle, mut without_tiles) = (m / 2, false);
+            for rows in [0..middle, middle..m].into_iter().filter(|rows| !rows.is_empty()) {
                 let job = Product { x, block, rows: rows.clone(), w, out, stride: w.rows(), add };
                 // SAFETY: the test found AVX-512 here; lengths fit.
                 unsafe {
@@ -372,20 +377,74 @@ mod tests {
                         tiles::<Int8>(&mut Model { int8, results }, &job, panels.clone());
                     } else {
                         amx_row::take(x, block, rows);
-                        match amx_row::weights(&job).filter(|_| !job.rows.is_empty()) {
+                        without_tiles = amx_row::weights(&job).is_some();
+                        match amx_row::weights(&job) {
                             Some(folded) => amx_row::product(&job, folded, panels.clone()),
                             None => tiles::<Bf16>(&mut Model { int8, results }, &job, panels.clone()),
                         }
                     }
                 }
             }
-        });
+            without_tiles
+        })
+    }
+
+    fn has_avx512() -> bool {
+        let dword_and_byte = is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw");
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && dword_and_byte
+    }
+
+    #[test]
+    fn a_row_without_tiles_has_their_bits() {
+        if !has_avx512() {
+            println!("not run here: no AVX-512");
+            return;
+        }
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        // Exponents (2 to the power of) of inputs and weights, and whether they can do without tiles: the least that a product is a multiple of is
+        // 2^(x + w - 14), the greatest that a sum can be below 2^(x + w + 20).
+        for (x, w, expected) in
+            [(0, -5, true), (-60, -52, true), (-60, -53, false), (-112, 0, true), (-113, 0, false), (-126, 14, true)]
+                .into_iter()
+                .chain([(60, 34, true), (60, 35, false), (-127, 60, false), (10, -127, false), (127, -100, false)])
+        {
+            for (n, k) in [(33, 17), (97, 600), (300, 130), (64, 1024)] {
+                let mut number = |exponent: i32| {
+                    let (sign, mantissa) = (random() % 2, random() % 128);
+                    if exponent < -126 {
+                        return f32::from_bits(sign << 31 | 1 << 16);
+                    }
+                    f32::from_bits(sign << 31 | ((exponent + 127) as u32) << 23 | mantissa << 16)
+                };
+                let rows: Vec<f32> = (0..2 * k).map(|i| if i % 11 == 3 { 0.0 } else { number(x) }).collect();
+                // Seven pairs of binades, and exceptions; those that matter, the least, are among them.
+                let some = |i: usize| if i % 1_200 == 7 || i == 8 { w } else { (w + 2 + (i % 12) as i32).min(126).max(w) };
+                let weights: Vec<f32> =
+                    (0..n * k).map(|i| number(if w < -126 && i % 1_200 != 7 { -20 } else { some(i) })).collect();
+                let matrix = Matrix::pack(n, k, &weights, Dtype::Bf16).unwrap();
+                let mut two = vec![f32::NAN; 2 * n];
+                // SAFETY: lengths fit, and AVX-512 is here.
+                assert!(!unsafe { modelled(&rows, &matrix, &mut two, false) });
+                for (row, two) in rows.chunks_exact(k).zip(two.chunks_exact(n)) {
+                    let mut one = vec![f32::NAN; n];
+                    // SAFETY: as above.
+                    let without_tiles = unsafe { modelled(row, &matrix, &mut one, false) };
+                    assert_eq!(without_tiles, expected && matrix.folded().is_some(), "2^{x} times 2^{w} [{n}, {k}]");
+                    let bits = |x: &[f32]| x.iter().map(|x| if x.is_nan() { 0 } else { x.to_bits() }).collect::<Vec<_>>();
+                    assert_eq!(bits(&one), bits(two), "2^{x} times 2^{w} [{n}, {k}]");
+                }
+                assert!(n * k < 50_000 || matrix.folded().is_some());
+            }
+        }
     }
 
     #[test]
     fn tiles_agree_with_scalar_where_avx512_is() {
-        let dword_and_byte = is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw");
-        if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && dword_and_byte) {
+        if !has_avx512() {
             println!("not run here: no AVX-512");
             return;
         }

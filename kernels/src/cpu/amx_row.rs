@@ -12,41 +12,48 @@ use super::block::Block;
 use super::dense::{self, Bf16};
 use super::one_row::{self, Sum, Unfolding};
 use super::vector::Vector;
-use crate::folded::Folded;
+use crate::folded::{Exponents, Folded};
 
-/// The scale of a row that stands alone and is moderate; no use is made of it else in bf16.
-const MODERATE: f32 = 2.0;
-
-/// [`dense::take`] of bf16, which remembers of a row that stands alone whether it is moderate.
+/// [`dense::take`] of bf16. Of a row that stands alone it remembers the exponents, in place of a scale, which bf16 has no use for.
 #[inline(always)]
 pub(super) unsafe fn take(x: &[f32], block: &Block, rows: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe {
         dense::take::<Bf16>(x, block, rows, false);
-        if block.rows() == 1 && is_moderate(x) {
-            *block.scale(0) = MODERATE;
+        if block.rows() == 1 {
+            *block.scale(0).cast() = exponents(x);
         }
     }
 }
 
-/// Is every element, once it is bf16, 0 or of a magnitude from 2^-50 to 2^50?
+/// Those of numbers on their way to bf16: rounding may carry into the next greater one.
 #[inline(always)]
-fn is_moderate(x: &[f32]) -> bool {
-    const LEAST: u32 = (127 - 50) << 23;
-    const MOST: u32 = (127 + 50) << 23;
-    x.iter().fold(true, |all, x| {
-        let x = x.to_bits() & 0x7fff_ffff;
-        // What rounds to 0, or up to the least, is not asked about: it counts as too small.
-        all & (x == 0 || (LEAST..=MOST).contains(&x))
-    })
+fn exponents(x: &[f32]) -> Exponents {
+    let (mut least, mut greatest) = (u32::MAX, 0);
+    for x in x {
+        // Without the sign, and less 1: 0 is above all others.
+        let x = x.to_bits() << 1;
+        least = least.min(x.wrapping_sub(1));
+        greatest = greatest.max(x);
+    }
+    let least = if least == u32::MAX { least } else { least + 1 };
+    Exponents { least: (least >> 24) as u8, greatest: ((greatest >> 24) as u8).saturating_add(1) }
 }
 
-/// The weights, if this part is one row that needs no tiles. Products of moderate numbers are multiples of 2^-114, and so are their sums,
-/// however rounded: none is below the smallest normal number but 0.
+/// The weights, if this part is one row that needs no tiles: if no sum is below the smallest normal number (but 0) and none beyond the
+/// greatest.
+///
+/// A bf16 has 8 bits: one of (biased) exponent e is a multiple of 2^(e - 134) and below 2^(e - 126). A product is then a multiple of
+/// 2^(e + f - 268), and so is any sum of products, however rounded to 24 bits; it is below 2^(e + f - 252), and a sum of 2^17 below
+/// 2^(e + f - 235).
 pub(super) fn weights<'a>(job: &Product<'a>) -> Option<&'a Folded> {
-    // SAFETY: a block has at least one row.
-    let row_is_moderate = || unsafe { *job.block.scale(0) } == MODERATE;
-    job.w.folded().filter(|folded| job.block.rows() == 1 && folded.is_moderate() && row_is_moderate())
+    let folded = job.w.folded().filter(|_| job.block.rows() == 1)?;
+    // SAFETY: a block has at least one row, and `take` left this there.
+    let (x, w) = (unsafe { *job.block.scale(0).cast::<Exponents>() }, folded.exponents());
+    let sum = |x: u8, w: u8| u32::from(x) + u32::from(w);
+    // Exponent 0 is that of numbers which are not normal themselves, 255 that of infinities and NaN.
+    let are_normal = x.least > 0 && w.least > 0 && x.greatest < 255 && w.greatest < 255;
+    (are_normal && sum(x.least, w.least) >= 268 - 126 && sum(x.greatest, w.greatest) <= 235 + 127).then_some(folded)
 }
 
 /// One row times panels.

@@ -110,6 +110,7 @@ impl Room {
     pub(super) fn of(w: &Matrix) -> Self {
         let (mut memory, lines) = (PANELS.take(), w.panel_words() / PANEL);
         if memory.len() < lines {
+            memory.clear();
             memory.resize(lines, Line([0; PANEL]));
         }
         Self { memory, lines }

@@ -24,7 +24,7 @@ const STEP: usize = 16;
 pub(super) trait Dot {
     /// Elements of k in a word.
     const WORD: usize;
-    /// What rows are filled up with: times a weight of 0 it changes no sum, not even one that is -0.
+    /// What rows are filled up with: times a weight of +0 it changes no sum, not even one that is -0.
     const FILL: u32;
 
     /// What a row's sums are multiplied with at the end.
@@ -193,7 +193,7 @@ pub(super) unsafe fn product<
         let left = panels.end * PANEL - column;
         // SAFETY: no more than the columns that are left, in rows of the block; for the rest see `Vector`.
         column += unsafe {
-            let weights = job.w.panel(column / PANEL).as_ptr().cast::<f32>().add(column % PANEL);
+            let weights = job.w.words_from(column / PANEL).cast::<f32>().add(column % PANEL);
             if rows == 2 && left >= TWO * V::LANES {
                 tile::<V, D, 2, TWO>(job, first, column, weights, None);
                 TWO * V::LANES

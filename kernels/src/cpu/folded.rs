@@ -1,4 +1,5 @@
-//! Products of many rows with folded bf16 (`crate::folded`): a panel is unfolded into memory of the thread, once for all of them.
+//! Products of many rows with folded bf16 (`crate::folded`): a panel is unfolded into memory of the thread, once for all rows of a
+//! part.
 
 use std::ops::Range;
 
@@ -16,6 +17,7 @@ pub(super) unsafe fn product<V: Vector, const R: usize, const W: usize, const N:
     folded: &Folded,
     panels: Range<usize>,
 ) {
+    const { assert!(N.is_multiple_of(W) && N * V::LANES == PANEL, "a panel is N registers wide, and whole tiles") };
     // SAFETY: rows and panels are the caller's; the room has a panel's lines; for the rest see `Vector`.
     unsafe {
         let mut room = Room::of(job.w);

@@ -1,5 +1,6 @@
 //! One row times weights: what a decode step is made of. It waits for memory and for little else, and several streams come from there
 //! faster than one: so up to 8 panels are gone through side by side, a step of 16 lines of each in turn.
+#![allow(clippy::needless_range_loop)] // closures are not always compiled for the instruction set of who calls them; plain loops are
 
 use std::ops::Range;
 
@@ -11,12 +12,12 @@ use super::vector::Vector;
 use crate::folded::{Folded, UNITS, Unit};
 use crate::matrix::{Matrix, PANEL, TILE_LINES};
 
-/// Panels side by side.
-const PANELS: usize = 8;
+/// Most panels side by side.
+const MOST: usize = 8;
 /// Units ahead of the one in work that are asked for. Unfolding fills the processor's window before what comes next is asked for.
 const AHEAD: usize = 4;
 /// Words of a cache line.
-const CACHE_LINE: usize = 16;
+const LINE_WORDS: usize = 16;
 
 /// 16 words of the row, or what there is.
 pub(super) struct Step {
@@ -25,6 +26,29 @@ pub(super) struct Step {
     words: usize,
     /// In the last step of the panels: how many there are side by side. The next ones are asked for then.
     next: Option<usize>,
+}
+
+/// Does `$work` for each panel below P, 4 at most, written out: where the compiler keeps a loop, sums go through memory.
+macro_rules! each_panel {
+    ($panels:ident, $p:ident, $work:block) => {
+        const { assert!($panels <= 4) };
+        if $panels > 0 {
+            let $p = 0;
+            $work
+        }
+        if $panels > 1 {
+            let $p = 1;
+            $work
+        }
+        if $panels > 2 {
+            let $p = 2;
+            $work
+        }
+        if $panels > 3 {
+            let $p = 3;
+            $work
+        }
+    };
 }
 
 /// What a row is multiplied with, in panels that are N registers wide.
@@ -49,14 +73,14 @@ pub(super) unsafe fn product<V: Vector, W: Weights<V, N>, const N: usize, const 
 ) {
     const { assert!(N * V::LANES == PANEL, "a panel is N registers wide") };
     // Nine are five and four, rather than eight and one that comes alone.
-    let at_once = panels.len().div_ceil(panels.len().div_ceil(PANELS).max(1)).max(1);
+    let at_once = panels.len().div_ceil(panels.len().div_ceil(MOST).max(1)).max(1);
     for first in panels.clone().step_by(at_once) {
         // SAFETY: the caller's panels; for the rest see `Vector`.
         unsafe { side_by_side::<V, W, N, P>(job, weights, first..panels.end.min(first + at_once)) }
     }
 }
 
-/// No more than [`PANELS`] of them.
+/// No more than [`MOST`] of them.
 #[inline(always)]
 unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usize>(
     job: &Product<'_>,
@@ -68,7 +92,7 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
     // SAFETY: a block has `Dot::FILL` behind a row up to whole steps; the panels are the caller's; results go to row r and columns below N;
     // for the rest see `Vector`.
     unsafe {
-        let mut sums = [[weights.start(0); N]; PANELS];
+        let mut sums = [[weights.start(0); N]; MOST];
         let sums = &mut sums[..panels.len()];
         for (p, sums) in sums.iter_mut().enumerate() {
             sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = weights.start(column(p, j)));
@@ -136,7 +160,7 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[V; N]; P]) {
         // SAFETY: these panels have so many lines; what is asked for may lie anywhere; for the rest see `Vector`.
         unsafe {
-            let panel = self.w.panel(first).as_ptr().cast::<f32>();
+            let panel = self.w.words_from(first).cast::<f32>();
             let from = panel.add(step.number * TILE_LINES * PANEL);
             let mut all = *sums;
             for i in 0..step.words {
@@ -144,14 +168,15 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
                 if let Some(panels) = step.next {
                     for p in (0..P).map(|p| p + panels) {
                         let next = panel.wrapping_add(p * self.w.panel_words() + i * PANEL);
-                        (0..PANEL / CACHE_LINE).for_each(|line| V::prefetch_near(next.wrapping_add(line * CACHE_LINE)));
+                        (0..PANEL / LINE_WORDS).for_each(|line| V::prefetch_near(next.wrapping_add(line * LINE_WORDS)));
                     }
                 }
-                for (p, sums) in all.iter_mut().enumerate() {
-                    for (j, sum) in sums.iter_mut().enumerate() {
-                        *sum = D::dot(*sum, input, V::load(from.add(p * self.w.panel_words() + i * PANEL + j * V::LANES)));
+                each_panel!(P, p, {
+                    for j in 0..N {
+                        let words = V::load(from.add(p * self.w.panel_words() + i * PANEL + j * V::LANES));
+                        all[p][j] = D::dot(all[p][j], input, words);
                     }
-                }
+                });
             }
             *sums = all;
         }
@@ -241,44 +266,57 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
         // SAFETY: these panels are there, and the row is filled up to whole steps; what is asked for may lie anywhere; for the rest
         // see `Vector`.
         unsafe {
-            let mut of_step = sums.map(|sums| sums.map(|sum| sum.begin()));
+            let mut of_step = [[S::zero().begin(); N]; P];
             let mut tables = [V::splat(0.0); P];
             let mut units = [std::ptr::null::<Unit>(); P];
             let mut marks = 0;
             for p in 0..P {
+                for j in 0..N {
+                    of_step[p][j] = sums[p][j].begin();
+                }
                 tables[p] = V::repeat(folded.high(first + p).as_ptr());
                 units[p] = folded.units(first + p).as_ptr().add(step.number * UNITS);
                 marks |= folded.marks(first + p, step.number);
             }
             for unit in 0..UNITS {
+                let ahead = AHEAD + if unit + AHEAD < UNITS { 0 } else { others };
                 let inputs = [S::input(V::splat(*row.add(2 * unit))), S::input(V::splat(*row.add(2 * unit + 1)))];
-                for p in 0..P {
-                    let at = units[p].add(unit);
-                    let ahead = at.wrapping_add(AHEAD + if unit + AHEAD < UNITS { 0 } else { others }).cast::<f32>();
-                    (0..3).for_each(|line| V::prefetch_near(ahead.wrapping_add(line * CACHE_LINE)));
-                    if marks >> unit & 1 == 0 {
+                if marks >> unit & 1 == 0 {
+                    each_panel!(P, p, {
+                        let next = units[p].wrapping_add(unit + ahead).cast::<f32>();
+                        V::prefetch_near(next);
+                        V::prefetch_near(next.wrapping_add(LINE_WORDS));
+                        V::prefetch_near(next.wrapping_add(2 * LINE_WORDS));
                         for part in 0..N / 2 {
-                            for (words, input) in tables[p].unfold(at.cast(), part).into_iter().zip(inputs) {
-                                for (half, words) in words.into_iter().enumerate() {
-                                    let sum = &mut of_step[p][half * N / 2 + part];
-                                    *sum = S::add(*sum, input, words);
+                            let words = tables[p].unfold(units[p].add(unit).cast(), part);
+                            for line in 0..2 {
+                                for half in 0..2 {
+                                    let j = half * N / 2 + part;
+                                    of_step[p][j] = S::add(of_step[p][j], inputs[line], words[line][half]);
                                 }
                             }
                         }
-                    } else {
-                        let mut lines = [[0; PANEL]; 2];
-                        unfold_unit::<V, N>(tables[p], &*at, &mut lines);
-                        folded.mend_unit(first + p, step.number, unit, &mut lines);
-                        for (line, input) in lines.iter().zip(inputs) {
-                            for (j, sum) in of_step[p].iter_mut().enumerate() {
-                                *sum = S::add(*sum, input, V::load(line.as_ptr().add(j * V::LANES).cast()));
+                    });
+                } else {
+                    let mut lines = [[[0; PANEL]; 2]; P];
+                    for p in 0..P {
+                        unfold_unit::<V, N>(tables[p], &*units[p].add(unit), &mut lines[p]);
+                        folded.mend_unit(first + p, step.number, unit, &mut lines[p]);
+                    }
+                    each_panel!(P, p, {
+                        for line in 0..2 {
+                            for j in 0..N {
+                                let words = V::load(lines[p][line].as_ptr().add(j * V::LANES).cast());
+                                of_step[p][j] = S::add(of_step[p][j], inputs[line], words);
                             }
                         }
-                    }
+                    });
                 }
             }
-            for (sum, of_step) in sums.iter_mut().flatten().zip(of_step.iter().flatten()) {
-                *sum = sum.end(*of_step);
+            for p in 0..P {
+                for j in 0..N {
+                    sums[p][j] = sums[p][j].end(of_step[p][j]);
+                }
             }
         }
     }
