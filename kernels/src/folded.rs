@@ -77,27 +77,36 @@ impl Folded {
     /// Folds panels of `lines_per_panel` lines, a multiple of 16; `None` where exceptions are not rare.
     pub(crate) fn of(lines: &[Line], lines_per_panel: usize) -> Option<Self> {
         let steps = lines_per_panel / TILE_LINES;
-        let surveys: Vec<_> = lines.par_chunks_exact(lines_per_panel).map(Survey::of).collect();
-        let exceptions: usize = surveys.iter().map(|survey| survey.exceptions).sum();
-        if exceptions * RARE > lines.len() * PANEL * 2 {
+        let mut units = vec![Unit { codes: [0; 64], low: [[0; 64]; LINES] }; lines.len() / LINES];
+        let panels = lines.par_chunks_exact(lines_per_panel).zip(units.par_chunks_exact_mut(steps * UNITS));
+        let panels: Vec<_> = panels
+            .map(|(lines, units)| {
+                let (survey, mut exceptions) = (Survey::of(lines), Vec::new());
+                // A panel may have several times its share, but not all that a large matrix may have.
+                if survey.exceptions * RARE <= 8 * lines.len() * PANEL * 2 {
+                    let steps = lines.chunks_exact(TILE_LINES).zip(units.chunks_exact_mut(UNITS));
+                    exceptions.extend(steps.map(|(lines, units)| fold(&survey, lines, units)));
+                }
+                (survey, exceptions)
+            })
+            .collect();
+        let exceptions: usize = panels.iter().map(|(survey, _)| survey.exceptions).sum();
+        if exceptions * RARE > lines.len() * PANEL * 2 || panels.iter().any(|(_, of_steps)| of_steps.is_empty()) {
             return None;
         }
-        let mut units = vec![Unit { codes: [0; 64], low: [[0; 64]; LINES] }; lines.len() / LINES];
-        let panels = lines.par_chunks_exact(TILE_LINES).zip(units.par_chunks_exact_mut(UNITS)).enumerate();
-        let folded: Vec<_> = panels.map(|(step, (lines, units))| fold(&surveys[step / steps], lines, units)).collect();
         let mut folding = Self {
             units,
             steps,
-            high: surveys.iter().map(Survey::high).collect(),
-            marks: vec![0; folded.len()],
-            starts: Vec::with_capacity(folded.len() + 1),
+            high: panels.iter().map(|(survey, _)| survey.high()).collect(),
+            marks: Vec::with_capacity(panels.len() * steps),
+            starts: Vec::with_capacity(panels.len() * steps + 1),
             exceptions: Vec::with_capacity(exceptions),
-            exponents: surveys.iter().fold(Exponents::NONE, |all, survey| all.and(survey.exponents)),
+            exponents: panels.iter().fold(Exponents::NONE, |all, (survey, _)| all.and(survey.exponents)),
         };
-        for (exceptions, marks) in folded.iter().zip(&mut folding.marks) {
+        for exceptions in panels.iter().flat_map(|(_, of_steps)| of_steps) {
             folding.starts.push(folding.exceptions.len() as u32);
             folding.exceptions.extend(exceptions);
-            exceptions.iter().for_each(|exception| *marks |= 1 << exception.unit());
+            folding.marks.push(exceptions.iter().fold(0, |marks, exception| marks | 1 << exception.unit()));
         }
         folding.starts.push(folding.exceptions.len() as u32);
         Some(folding)

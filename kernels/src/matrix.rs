@@ -74,8 +74,8 @@ pub struct Matrix {
 
 impl Matrix {
     /// Packs `weights [N, K]`, row-major: `n` outputs of `k` inputs each. bf16 is folded into 12 bits a weight, on the threads of
-    /// the ambient pool of rayon, unless more than one weight in 1,024 of the matrix lies outside the 16 most frequent binades (as 8
-    /// pairs) of its 32 outputs.
+    /// the ambient pool of rayon, unless more than one weight in 1,024 of the matrix, or in 128 of 32 outputs, lies outside the 16 most
+    /// frequent binades (as 8 pairs) of its 32 outputs.
     ///
     /// # Errors
     /// [`ShapeError`] when `weights` has not `n * k` elements, one of them is 0, or `k` is beyond 32,768 words of 32 bits.

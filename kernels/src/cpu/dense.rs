@@ -7,10 +7,12 @@
 
 use std::ops::Range;
 
-use super::block::{Block, CHUNK, Most, STRIDE};
-use super::one_row::{self, Lines};
+use super::block::{Block, CHUNK, Most, Room, STRIDE};
+use super::folded::unfold;
+use super::one_row::{self, Lines, Unfolding};
 use super::vector::Vector;
 use super::{Product, activations};
+use crate::folded::Unit;
 use crate::matrix::{Matrix, PANEL};
 
 /// A segment of 64 rows, in whole tiles of 12: 149 KiB.
@@ -26,6 +28,8 @@ pub(super) trait Dot {
     const WORD: usize;
     /// What rows are filled up with: times a weight of +0 it changes no sum, not even one that is -0.
     const FILL: u32;
+    /// Are there folded ones?
+    const FOLDS: bool;
 
     /// What a row's sums are multiplied with at the end.
     fn scale(x: &[f32]) -> f32;
@@ -50,6 +54,7 @@ pub(super) struct F32;
 impl Dot for F32 {
     const WORD: usize = 1;
     const FILL: u32 = 0x8000_0000;
+    const FOLDS: bool = false;
 
     #[inline(always)]
     fn scale(_: &[f32]) -> f32 {
@@ -82,6 +87,7 @@ pub(super) struct Bf16;
 impl Dot for Bf16 {
     const WORD: usize = 2;
     const FILL: u32 = 0x8000_8000;
+    const FOLDS: bool = true;
 
     #[inline(always)]
     fn scale(_: &[f32]) -> f32 {
@@ -115,6 +121,7 @@ pub(super) struct Int8;
 impl Dot for Int8 {
     const WORD: usize = 4;
     const FILL: u32 = 0;
+    const FOLDS: bool = false;
 
     #[inline(always)]
     fn scale(x: &[f32]) -> f32 {
@@ -164,12 +171,13 @@ pub(super) unsafe fn take<D: Dot>(x: &[f32], block: &Block, rows: Range<usize>, 
 /// What a tile asks for at each of its lines, beside its products: some of the weights that the next panel begins with. Of the last
 /// panel that is whatever lies behind it, which no one reads.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    pub(super) at: *const u8,
-    pub(super) bytes_per_line: usize,
+struct Ahead {
+    at: *const u8,
+    bytes_per_line: usize,
 }
 
 /// A tile of many rows is R rows by W registers of columns, one of two rows 2 by TWO registers; one row takes P panels of N registers.
+/// Of folded weights many rows take a panel at a time, unfolded.
 #[inline(always)]
 pub(super) unsafe fn product<
     V: Vector,
@@ -183,23 +191,39 @@ pub(super) unsafe fn product<
     job: &Product<'_>,
     panels: Range<usize>,
 ) {
-    let (first, rows) = (job.rows.start, job.rows.len());
+    const { assert!(N.is_multiple_of(W) && N * V::LANES == PANEL, "a panel is N registers wide, and whole tiles") };
+    let (first, rows, folded) = (job.rows.start, job.rows.len(), job.w.folded().filter(|_| D::FOLDS));
     if rows == 1 {
         // SAFETY: the caller's promise.
-        return unsafe { one_row::product::<V, _, N, P>(job, &Lines::<D>::of(job.w), panels) };
+        return unsafe {
+            match folded {
+                Some(folded) => one_row::product::<V, _, N, P>(job, &Unfolding::<V>::of(folded), panels),
+                None => one_row::product::<V, _, N, P>(job, &Lines::<D>::of(job.w), panels),
+            }
+        };
     }
+    let mut unfolded = folded.map(|folded| (folded, Room::of(job.w)));
     let mut column = panels.start * PANEL;
     while column < panels.end * PANEL {
-        let left = panels.end * PANEL - column;
-        // SAFETY: no more than the columns that are left, in rows of the block; for the rest see `Vector`.
+        let (p, left) = (column / PANEL, panels.end * PANEL - column);
+        // SAFETY: no more than the columns that are left, in rows of the block; the room has a panel's lines; for the rest see `Vector`.
         column += unsafe {
-            let weights = job.w.words_from(column / PANEL).cast::<f32>().add(column % PANEL);
-            if rows == 2 && left >= TWO * V::LANES {
+            let (lines, ahead) = match &mut unfolded {
+                Some((folded, room)) => {
+                    if column.is_multiple_of(PANEL) {
+                        unfold::<V, N>(folded, p, room.lines());
+                    }
+                    let next = folded.units(p).as_ptr_range().end.cast();
+                    (room.lines().as_ptr().cast(), Ahead { at: next, bytes_per_line: size_of::<Unit>() / 2 })
+                }
+                None => (job.w.words_from(p), Ahead { at: job.w.panel(p).as_ptr_range().end.cast(), bytes_per_line: 4 * PANEL }),
+            };
+            let weights = lines.cast::<f32>().add(column % PANEL);
+            if rows == 2 && left >= TWO * V::LANES && folded.is_none() {
                 tile::<V, D, 2, TWO>(job, first, column, weights, None);
                 TWO * V::LANES
             } else {
-                let next = job.w.panel(column / PANEL).as_ptr_range().end.cast();
-                rows_of_block::<V, D, R, W>(job, column, weights, Ahead { at: next, bytes_per_line: 4 * PANEL });
+                rows_of_block::<V, D, R, W>(job, column, weights, ahead);
                 W * V::LANES
             }
         };
@@ -208,7 +232,7 @@ pub(super) unsafe fn product<
 
 /// W registers of columns, from `column` on, over all rows of a part. `weights` is that column's first word, in lines of one panel.
 #[inline(always)]
-pub(super) unsafe fn rows_of_block<V: Vector, D: Dot, const R: usize, const W: usize>(
+unsafe fn rows_of_block<V: Vector, D: Dot, const R: usize, const W: usize>(
     job: &Product<'_>,
     column: usize,
     weights: *const f32,
@@ -234,8 +258,6 @@ pub(super) unsafe fn rows_of_block<V: Vector, D: Dot, const R: usize, const W: u
                 tile::<V, D, 6, W>(job, r, column, weights, asks)
             } else if R >= 4 && rows >= 4 {
                 tile::<V, D, 4, W>(job, r, column, weights, asks)
-            } else if rows >= 3 {
-                tile::<V, D, 3, W>(job, r, column, weights, asks)
             } else if rows >= 2 {
                 tile::<V, D, 2, W>(job, r, column, weights, asks)
             } else {

@@ -158,8 +158,7 @@ macro_rules! table {
     ($features:literal, $vector:ty, f32: $r:literal x $w:literal, packed: $rp:literal x $wp:literal, two: 2 x $two:literal,
      one: $p:literal panels x $n:literal) => {
         use crate::cpu::block::Block;
-        use crate::cpu::one_row::Unfolding;
-        use crate::cpu::{Conv, Product, Recurrence, Table, dense, folded, one_row, recurrence, rows};
+        use crate::cpu::{Conv, Product, Recurrence, Table, dense, recurrence, rows};
         use crate::matrix::Dtype;
         use crate::rows::OutputGate;
         use std::ops::Range;
@@ -194,14 +193,10 @@ macro_rules! table {
         unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
             // SAFETY: this function is compiled for the instruction set; the rest is its caller's promise.
             unsafe {
-                match (job.w.dtype(), job.w.folded()) {
-                    (_, Some(folded)) if job.rows.len() == 1 => {
-                        one_row::product::<$vector, _, $n, $p>(job, &Unfolding::<$vector>::of(folded), panels);
-                    }
-                    (_, Some(folded)) => folded::product::<$vector, $rp, $wp, $n>(job, folded, panels),
-                    (Dtype::F32, None) => dense::product::<$vector, dense::F32, $r, $w, $two, $n, $p>(job, panels),
-                    (Dtype::Bf16, None) => dense::product::<$vector, dense::Bf16, $rp, $wp, $two, $n, $p>(job, panels),
-                    (Dtype::Int8, None) => dense::product::<$vector, dense::Int8, $rp, $wp, $two, $n, $p>(job, panels),
+                match job.w.dtype() {
+                    Dtype::F32 => dense::product::<$vector, dense::F32, $r, $w, $two, $n, $p>(job, panels),
+                    Dtype::Bf16 => dense::product::<$vector, dense::Bf16, $rp, $wp, $two, $n, $p>(job, panels),
+                    Dtype::Int8 => dense::product::<$vector, dense::Int8, $rp, $wp, $two, $n, $p>(job, panels),
                 }
             }
         }
