@@ -4,6 +4,7 @@ mod tiny;
 
 use std::path::Path;
 
+use palimpsest::calibration::Calibration;
 use palimpsest::checkpoint::Checkpoint;
 use palimpsest::{Error, Reader, ReaderOptions};
 use safetensors::Dtype;
@@ -197,10 +198,13 @@ fn a_converted_reader_holds_nearly_the_same_weights_in_fewer_bytes() {
     use palimpsest::convert::{Stored, convert};
     for (stored, bound, factor) in [(Stored::Bf16, 4e-3, 0.65), (Stored::Int8, 9e-3, 0.5)] {
         let f = ready(&Tiny::odd());
+        let calibration = Calibration { worth_reading: 0.75, ..Calibration::default() };
+        calibration.save(f.path()).expect("saved");
         let to = folder();
         let converted = convert(f.path(), &to.path().join("out"), stored).expect("converted");
         assert!((converted.bytes_after as f64) < factor * converted.bytes_before as f64, "{converted:?}");
-        Reader::open(&to.path().join("out"), &ReaderOptions::default()).expect("opens with its tokenizer");
+        let reader = Reader::open(&to.path().join("out"), &ReaderOptions::default()).expect("opens with its tokenizer");
+        assert_eq!(reader.calibration(), &calibration);
         let [before, after] = [f.path(), &to.path().join("out")].map(|p| Checkpoint::open(p).expect("opens"));
         assert_eq!(before.config(), after.config());
         assert_eq!(before.tensors(), after.tensors());

@@ -10,6 +10,7 @@ use palimpsest_kernels::quantise;
 use safetensors::tensor::{Dtype, View};
 use serde::Serialize;
 
+use crate::calibration;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
@@ -33,7 +34,7 @@ pub struct Converted {
     pub matrices: usize,
 }
 
-/// Writes the reader in `from` to the folder `to`, its tokenizer and prompt form with it.
+/// Writes the reader in `from` to the folder `to`, its tokenizer, prompt form and calibration with it.
 ///
 /// # Errors
 /// [`Error::Reader`] for what cannot be read; [`Error::Input`] when `to` already holds weights; [`Error::Io`].
@@ -65,7 +66,7 @@ pub fn convert(from: &Path, to: &Path, stored: Stored) -> Result<Converted> {
     }
     let part = to.join("model.part");
     safetensors::serialize_to_file(tensors, None, &part).map_err(|e| Error::reader(&part, format!("cannot be written: {e}")))?;
-    for name in ["config.json", "tokenizer.json", "reader.json", "MODEL_CARD.md"] {
+    for name in ["config.json", "tokenizer.json", "reader.json", calibration::FILE, "MODEL_CARD.md"] {
         if from.join(name).is_file() {
             std::fs::copy(from.join(name), to.join(name)).map_err(|e| Error::io(from.join(name), e))?;
         }
