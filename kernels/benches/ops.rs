@@ -9,7 +9,7 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, Matrix, OutputGate};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, LayerOffsets, Matrix, Mixer, MixerRows, OutputGate};
 
 fn main() {
     println!("threads: {}", rayon::current_num_threads());
@@ -89,6 +89,57 @@ fn gdn2(bencher: Bencher, isa: Isa, tokens: usize, dim: usize) {
     let mut states = [vec![0.0; shape.state_elements()]];
     bencher.counter(ItemsCount::new(4 * tokens * shape.state_elements())).bench_local(|| {
         kernels.gdn2(&shape, &[tokens], &k, &k, &x, &g, &k, &x, &mut states, 0, black_box(&mut out)).expect("fits");
+    });
+}
+
+/// The middle of a layer of the small reader, one token: at hand, or from memory, where as many layers take turns as no cache holds.
+#[divan::bench(args = isas(), consts = [1, 300])]
+fn mix_step<const LAYERS: usize>(bencher: Bencher, isa: Isa) {
+    let kernels = Kernels::new(isa).expect("available");
+    let shape = Gdn2Shape { heads: 6, value_heads: 6, key_dim: 64, value_dim: 64 };
+    let (width, rank, recurrent) = (WIDTH, 64, 0);
+    let [conv_q, conv_k, conv_v] = [0, 1, 2].map(|i| shape.state_elements() + 3 * width * i);
+    let at = LayerOffsets { recurrent, conv_q, conv_k, conv_v };
+    struct Layer {
+        taps: [Vec<f32>; 3],
+        up: [Matrix; 2],
+        biases: [Vec<f32>; 2],
+        state: [Vec<f32>; 1],
+    }
+    let up = || Matrix::pack(width, rank, &numbers(width * rank), Dtype::Bf16).expect("fits");
+    let layer = || Layer {
+        taps: [(); 3].map(|()| numbers(4 * width)),
+        up: [up(), up()],
+        biases: [numbers(width), numbers(width)],
+        state: [vec![0.0; conv_v + 3 * width]],
+    };
+    let mut layers: Vec<Layer> = (0..LAYERS).map(|_| layer()).collect();
+    let x = numbers(width);
+    let mut rows = [(); 9].map(|()| numbers(width));
+    let mut next = 0;
+    bencher.counter(ItemsCount::new(4 * shape.state_elements())).bench_local(|| {
+        next = (next + 1) % LAYERS;
+        let Layer { taps: [q_taps, k_taps, v_taps], up: [f_up, g_up], biases: [dt_bias, g_bias], state } = &mut layers[next];
+        let mixer = Mixer {
+            shape,
+            q_taps,
+            k_taps,
+            v_taps,
+            f_up,
+            a_log: &x[..6],
+            dt_bias,
+            g_up,
+            g_bias,
+            o_norm: &x[..64],
+            eps: 1e-5,
+            output_gate: OutputGate::Silu,
+            erase_scale: 1.0,
+            write_scale: 1.0,
+        };
+        let [b, w, q, k, v, g, gate, out, mixed] = rows.each_mut().map(|row| &mut row[..]);
+        let (raw_q, raw_k, raw_v, decay_low, gate_low) = (&x[..], &x[..], &x[..], &x[..rank], &x[..rank]);
+        let rows = MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed };
+        kernels.mix(&mixer, &[1], rows, state, at).expect("fits");
     });
 }
 

@@ -13,6 +13,7 @@
 use rayon::prelude::*;
 
 use crate::matrix::{Line, PANEL, TILE_LINES};
+use crate::slab::{Plain, Slab};
 
 /// Lines of a unit.
 const LINES: usize = 2;
@@ -34,6 +35,9 @@ pub(crate) struct Unit {
 
 const _: () = assert!(size_of::<Unit>() == 192);
 
+// SAFETY: integers.
+unsafe impl Plain for Unit {}
+
 /// The upper byte of one weight, where it is none of its panel's.
 #[derive(Clone, Copy)]
 struct Exception {
@@ -45,7 +49,7 @@ struct Exception {
 /// All panels of a matrix.
 pub(crate) struct Folded {
     /// `[panel][step][UNITS]`
-    units: Vec<Unit>,
+    units: Slab<Unit>,
     steps: usize,
     /// `[panel]`: what the codes stand for.
     high: Vec<[u8; 16]>,
@@ -74,13 +78,15 @@ impl Exponents {
 }
 
 impl Folded {
-    /// Folds panels of `lines_per_panel` lines, a multiple of 16; `None` where exceptions are not rare.
-    pub(crate) fn of(lines: &[Line], lines_per_panel: usize) -> Option<Self> {
-        let steps = lines_per_panel / TILE_LINES;
-        let mut units = vec![Unit { codes: [0; 64], low: [[0; 64]; LINES] }; lines.len() / LINES];
-        let panels = lines.par_chunks_exact(lines_per_panel).zip(units.par_chunks_exact_mut(steps * UNITS));
+    /// Folds panels of `lines_per_panel` lines, a multiple of 16, into which `fill` writes what is not zeros; `None` where exceptions are not rare.
+    pub(crate) fn of(panels: usize, lines_per_panel: usize, fill: &(dyn Fn(usize, &mut [Line]) + Sync)) -> Option<Self> {
+        let (steps, weights) = (lines_per_panel / TILE_LINES, panels * lines_per_panel * PANEL * 2);
+        let mut units = Slab::<Unit>::zeros(panels * steps * UNITS);
+        let panels = units.par_chunks_exact_mut(steps * UNITS).enumerate();
         let panels: Vec<_> = panels
-            .map(|(lines, units)| {
+            .map(|(p, units)| {
+                let lines = &mut vec![Line([0; PANEL]); lines_per_panel][..];
+                fill(p, lines);
                 let (survey, mut exceptions) = (Survey::of(lines), Vec::new());
                 // A panel may have several times its share, but not all that a large matrix may have.
                 if survey.exceptions * RARE <= 8 * lines.len() * PANEL * 2 {
@@ -91,7 +97,7 @@ impl Folded {
             })
             .collect();
         let exceptions: usize = panels.iter().map(|(survey, _)| survey.exceptions).sum();
-        if exceptions * RARE > lines.len() * PANEL * 2 || panels.iter().any(|(_, of_steps)| of_steps.is_empty()) {
+        if exceptions * RARE > weights || panels.iter().any(|(_, of_steps)| of_steps.is_empty()) {
             return None;
         }
         let mut folding = Self {
@@ -115,7 +121,7 @@ impl Folded {
     /// Bytes that one product reads.
     pub(crate) fn bytes(&self) -> usize {
         let exceptions = size_of_val(self.starts.as_slice()) + size_of_val(self.exceptions.as_slice());
-        size_of_val(self.units.as_slice()) + size_of_val(self.high.as_slice()) + self.marks.len() + exceptions
+        size_of_val(&*self.units) + size_of_val(self.high.as_slice()) + self.marks.len() + exceptions
     }
 
     /// Those of all weights.
@@ -276,6 +282,11 @@ mod tests {
         (0..lines).map(|_| Line(std::array::from_fn(|_| word()))).collect()
     }
 
+    fn of(lines: &[Line], lines_per_panel: usize) -> Option<Folded> {
+        let panels: Vec<_> = lines.chunks_exact(lines_per_panel).collect();
+        Folded::of(panels.len(), lines_per_panel, &|p, lines| lines.copy_from_slice(panels[p]))
+    }
+
     #[test]
     fn what_is_unfolded_is_what_was_folded() {
         // All lower bytes, signs and eight pairs; in some places zeros of both signs, infinities, NaN, and what is smallest.
@@ -284,7 +295,7 @@ mod tests {
             let usual = |i: usize| ((i % 2) << 15 | (0x38 + i / 2 % 8) << 8 | (i / 16 % 256)) as u16;
             let lines =
                 panels(3 * lines_per_panel, |i| if i % one_in == one_in - 1 { rare[i / one_in % rare.len()] } else { usual(i) });
-            let folded = Folded::of(&lines, lines_per_panel).expect("exceptions are rare");
+            let folded = of(&lines, lines_per_panel).expect("exceptions are rare");
             assert_eq!(folded.exceptions.is_empty(), one_in > 3 * lines_per_panel * 64);
             let mut unfolded = vec![[0; PANEL]; lines_per_panel];
             for (p, lines) in lines.chunks(lines_per_panel).enumerate() {
@@ -297,6 +308,6 @@ mod tests {
     #[test]
     fn what_is_not_rare_is_not_folded() {
         let lines = panels(32, |i| if i % 500 == 0 { 0x0123 } else { (0x3000 + (i % 8) * 0x100) as u16 });
-        assert!(Folded::of(&lines, 16).is_none());
+        assert!(of(&lines, 16).is_none());
     }
 }

@@ -25,6 +25,7 @@ mod product;
 mod rows;
 mod sequences;
 mod shape;
+mod slab;
 
 pub use floats::Floats;
 pub use gdn2::Gdn2Shape;

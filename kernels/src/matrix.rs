@@ -12,6 +12,7 @@ use half::bf16;
 
 use crate::folded::Folded;
 use crate::shape::{ShapeError, length};
+use crate::slab::{Plain, Slab};
 
 /// Output columns of a panel.
 pub(crate) const PANEL: usize = 32;
@@ -57,6 +58,9 @@ impl Dtype {
 #[repr(align(128))]
 pub(crate) struct Line(pub(crate) [u32; PANEL]);
 
+// SAFETY: integers.
+unsafe impl Plain for Line {}
+
 /// Weights `[N, K]` packed for products `x W^T`. Neutral: any instruction set can use it.
 pub struct Matrix {
     rows: usize,
@@ -64,7 +68,7 @@ pub struct Matrix {
     dtype: Dtype,
     lines_per_panel: usize,
     /// Empty if they are folded.
-    lines: Vec<Line>,
+    lines: Slab<Line>,
     folded: Option<Folded>,
     /// int8: what a column's sum is multiplied with; filled up to whole panels.
     scales: Vec<f32>,
@@ -80,14 +84,16 @@ impl Matrix {
     /// # Errors
     /// [`ShapeError`] when `weights` has not `n * k` elements, one of them is 0, or `k` is beyond 32,768 words of 32 bits.
     pub fn pack(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
-        let mut matrix = Self::pack_unfolded(n, k, weights, dtype)?;
         if dtype == Dtype::Bf16 {
-            matrix.folded = Folded::of(&matrix.lines, matrix.lines_per_panel);
+            let mut matrix = Self::empty(n, k, dtype)?;
+            length("Matrix::pack", "weights", weights.len(), n * k)?;
+            let fill = |p: usize, lines: &mut [Line]| matrix.fill_panel(p, lines, weights, bf16_word);
+            matrix.folded = Folded::of(matrix.panels(), matrix.lines_per_panel, &fill);
             if matrix.folded.is_some() {
-                matrix.lines = Vec::new();
+                return Ok(matrix);
             }
         }
-        Ok(matrix)
+        Self::pack_unfolded(n, k, weights, dtype)
     }
 
     /// The same, but bf16 stays as it is: the twin that folded weights are compared with, in bits and in speed.
@@ -97,14 +103,11 @@ impl Matrix {
     pub fn pack_unfolded(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
         let mut matrix = Self::empty(n, k, dtype)?;
         length("Matrix::pack", "weights", weights.len(), n * k)?;
-        match dtype {
-            Dtype::F32 => matrix.fill(weights, |x| x[0].to_bits()),
-            Dtype::Bf16 => matrix.fill(weights, |x| word_of(x.iter().map(|x| bf16::from_f32(*x).to_bits().to_le_bytes()))),
-            Dtype::Int8 => {
-                let (quantised, scales) = quantise(k, weights)?;
-                return Self::from_int8(n, k, &quantised, &scales);
-            }
+        if dtype == Dtype::Int8 {
+            let (quantised, scales) = quantise(k, weights)?;
+            return Self::from_int8(n, k, &quantised, &scales);
         }
+        matrix.fill(weights, if dtype == Dtype::F32 { |x: &[f32]| x[0].to_bits() } else { bf16_word });
         Ok(matrix)
     }
 
@@ -138,15 +141,23 @@ impl Matrix {
             return Err(ShapeError::TooLong { op, name: "k", got: k, most: MAX_WORDS * dtype.word() });
         }
         let lines_per_panel = if dtype == Dtype::F32 { words } else { words.next_multiple_of(TILE_LINES) };
-        let lines = vec![Line([0; PANEL]); n.div_ceil(PANEL) * lines_per_panel];
-        Ok(Self { rows: n, cols: k, dtype, lines_per_panel, lines, folded: None, scales: Vec::new(), offsets: Vec::new() })
+        let (lines, scales, offsets) = (Slab::EMPTY, Vec::new(), Vec::new());
+        Ok(Self { rows: n, cols: k, dtype, lines_per_panel, lines, folded: None, scales, offsets })
     }
 
     fn fill<T>(&mut self, weights: &[T], word: impl Fn(&[T]) -> u32) {
-        for (column, row) in weights.chunks_exact(self.cols).enumerate() {
-            let panel = &mut self.lines[column / PANEL * self.lines_per_panel..];
-            for (line, some) in panel.iter_mut().zip(row.chunks(self.dtype.word())) {
-                line.0[column % PANEL] = word(some);
+        let mut lines = Slab::zeros(self.panels() * self.lines_per_panel);
+        for (p, lines) in lines.chunks_exact_mut(self.lines_per_panel).enumerate() {
+            self.fill_panel(p, lines, weights, &word);
+        }
+        self.lines = lines;
+    }
+
+    /// Fills the lines of panel `p`, so far zeros.
+    fn fill_panel<T>(&self, p: usize, lines: &mut [Line], weights: &[T], word: impl Fn(&[T]) -> u32) {
+        for (column, row) in weights[p * PANEL * self.cols..].chunks_exact(self.cols).take(PANEL).enumerate() {
+            for (line, some) in lines.iter_mut().zip(row.chunks(self.dtype.word())) {
+                line.0[column] = word(some);
             }
         }
     }
@@ -166,7 +177,7 @@ impl Matrix {
     /// Bytes that one product reads: all of the packed weights and their scales.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let lines = self.folded.as_ref().map_or(size_of_val(self.lines.as_slice()), Folded::bytes);
+        let lines = self.folded.as_ref().map_or(size_of_val(&*self.lines), Folded::bytes);
         lines + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
     }
 
@@ -227,6 +238,10 @@ pub fn quantise(k: usize, weights: &[f32]) -> Result<(Vec<i8>, Vec<f32>), ShapeE
         scales.push(scale);
     }
     Ok((quantised, scales))
+}
+
+fn bf16_word(x: &[f32]) -> u32 {
+    word_of(x.iter().map(|x| bf16::from_f32(*x).to_bits().to_le_bytes()))
 }
 
 /// The first of `parts` in the lowest bits.

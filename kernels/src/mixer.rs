@@ -95,6 +95,9 @@ pub struct LayerOffsets {
     pub recurrent: usize,
 }
 
+/// Most rows of heads that go through all operations at once, unless one alone has more: what lies between them stays in the first cache.
+const ROW_HEADS: usize = 8;
+
 impl Kernels {
     /// Takes the rows of all sequences through the middle of a mixer: from raw projections to `mixed`. Sequence i has `lens[i]`
     /// of the M rows, and its state is `states[i].as_mut()`.
@@ -122,12 +125,16 @@ impl Kernels {
             let together = sequences.len().div_ceil(if threads == 1 { 1 } else { groups });
             let groups = sequences.len().div_ceil(together);
             let tokens = sequences.iter().map(|s| s.len).sum::<usize>().div_ceil(groups);
-            split(units * groups, mixer.cost(unit, tokens), &|parts| {
-                for part in parts {
-                    let (group, first) = (part / units, part % units * unit);
+            // Of few rows several heads at once: what is short of each lies together.
+            let at_once = (ROW_HEADS / (tokens * unit)).max(1);
+            split(units * groups, mixer.cost(unit, tokens), &|mut parts| {
+                while !parts.is_empty() {
+                    let (group, first) = (parts.start / units, parts.start % units);
+                    let until = units.min(first + parts.len().min(at_once));
                     let some = &sequences[group * together..sequences.len().min((group + 1) * together)];
                     // SAFETY: the table fits this processor; sizes were checked; parts have their own heads or sequences.
-                    unsafe { self.mix_heads(mixer, &places, some, at, first..first + unit) }
+                    unsafe { self.mix_heads(mixer, &places, some, at, first * unit..until * unit) }
+                    parts.start += until - first;
                 }
             });
         });
