@@ -6,11 +6,11 @@
 //! counter. A region of work waits for those alone that came to it. Who gets nothing to do for a while, or sees that other
 //! work wants a thread ([`on`]), goes back to the pool.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::hint::spin_loop;
 use std::ops::Range;
 use std::ptr::null;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{panicking, yield_now};
 
 /// Nanoseconds on one thread, about, that are worth handing to another one: by `rayon::join`, and to one that stands by.
@@ -20,10 +20,9 @@ const WORTH_TOGETHER: usize = 1_000;
 /// microseconds, and about a millisecond where nobody else wants the core.
 const LOOKS: usize = 500;
 const YIELDS: usize = 2000;
-/// Most homes of a region.
+/// Most homes of a region, and most items of one.
 const HOMES: usize = 16;
-/// [`Team::turn`] when there will be no more regions.
-const OVER: usize = usize::MAX;
+const ITEMS: usize = u32::MAX as usize;
 
 /// Calls of [`on`] that have no thread yet.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -47,7 +46,7 @@ pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)
     if n == 0 {
     } else if threads == 1 || n <= least(if team.is_null() { WORTH } else { WORTH_TOGETHER }) {
         work(0..n);
-    } else if team.is_null() {
+    } else if team.is_null() || n > ITEMS {
         halves(0..n, least(WORTH).max(n.div_ceil(4 * threads)), work);
     } else {
         // SAFETY: `together`, which set it on this thread, has not returned: it takes it away before.
@@ -84,7 +83,7 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         impl Drop for Dismiss<'_> {
             fn drop(&mut self) {
                 TEAM.set(null());
-                self.0.turn.0.store(OVER, Ordering::Release);
+                self.0.over.0.store(true, Ordering::Relaxed);
                 // `join` would take up other work, however long, for the moment that they need to see it.
                 let mut looks = 0;
                 while self.0.standing.0.load(Ordering::Acquire) != 0 && looks < LOOKS {
@@ -97,159 +96,222 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         TEAM.set(&raw const team);
         work()
     };
-    rayon::join(lead, || team.stand_by(1..threads)).0
+    rayon::join(lead, || team.stand_by(threads - 1)).0
 }
 
-/// One thread that leads, and those that stand by.
+/// One thread that leads, and those that stand by. What they hand over is the time of small work: so each of them looks at one cache
+/// line, its home's, where all is that it needs to begin.
 #[derive(Default)]
 struct Team {
-    /// Odd while a region is open, and another number for each; then [`OVER`].
-    turn: Alone<AtomicUsize>,
-    /// Threads that look at `region`, or are about to see that it is not theirs to look at.
-    inside: Alone<AtomicUsize>,
-    /// Of each home, the next item that nobody has.
-    next: [Alone<AtomicUsize>; HOMES],
-    /// Threads that the region has parts for, beside the leader: where it is short, no more of them come in each other's way.
-    wanted: Alone<AtomicUsize>,
-    /// The leader did about its share of the region before.
-    even: AtomicBool,
+    /// Each is some threads' own: parts that follow one another in memory then go to one thread, whose core has asked for what comes next.
+    /// Who is done with its home helps in others.
+    homes: [Home; HOMES],
+    /// Items of the open region that others than the leader are done with.
+    done: Alone<AtomicUsize>,
+    /// There will be no more regions.
+    over: Alone<AtomicBool>,
     /// Threads that stand by.
     standing: Alone<AtomicUsize>,
     /// A part panicked on another thread.
     failed: AtomicBool,
-    region: UnsafeCell<Option<Region>>,
+    /// The leader did about its share, where regions are long enough to tell.
+    even: AtomicBool,
 }
 
-/// Parts of one call of [`split`].
-struct Region {
-    work: *const (dyn Fn(Range<usize>) + Sync),
-    n: usize,
+/// A range of the items of one call of [`split`]. All but `items` is written by the leader, before it gives `items`; who has taken some
+/// may rely on it until it has counted them as done. Before that it may be about to change.
+#[derive(Default)]
+#[repr(align(128))] // two cache lines: processors read them in pairs
+struct Home {
+    /// The next item that nobody has, and, 32 bits up, where they end.
+    items: AtomicU64,
+    work: AtomicPtr<()>,
+    call: AtomicPtr<()>,
+    /// Homes of the region.
+    homes: AtomicUsize,
+    /// The first part, to be taken while the next item is its first.
+    first: AtomicUsize,
+    first_until: AtomicUsize,
     /// Items of a part, at least.
-    least: usize,
-    /// Equal ranges of items, each of which is some threads' own: parts that follow one another in memory then go to one thread, whose
-    /// core has asked for what comes next. Who is done with its home helps in others.
-    homes: usize,
-    /// The part of what is left of a home that one takes is one of so many.
-    shares: usize,
-    /// Threads are about as fast as one another, as far as is known: each begins with three quarters of its home. Elsewhere the slow
-    /// ones would end last.
-    even: bool,
+    least: AtomicUsize,
+    /// Other parts are one of so many of what is left.
+    shares: AtomicUsize,
 }
 
-impl Region {
-    /// Where home `home` begins.
-    fn start(&self, home: usize) -> usize {
-        self.n * home / self.homes
-    }
-}
+/// What [`Home::call`] is.
+type Call = unsafe fn(*const (), Range<usize>);
 
-/// On cache lines of its own (two: processors read them in pairs).
+/// On cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
 struct Alone<T>(T);
 
-// SAFETY: `region` is written by the leader alone, while no region is open and nobody is inside; others look at it only inside, after
-// they have seen that the region of their turn is open. What it points to outlives the region: `region` waits until nobody is inside.
-unsafe impl Sync for Team {}
+fn packed(items: Range<usize>) -> u64 {
+    items.start as u64 | (items.end as u64) << 32
+}
+
+impl Home {
+    /// Takes a part, until there are none.
+    fn take(&self) -> Option<Range<usize>> {
+        let mut items = self.items.load(Ordering::Relaxed);
+        loop {
+            let (next, end) = (items as u32 as usize, (items >> 32) as usize);
+            if next >= end {
+                return None;
+            }
+            let until = if next == self.first.load(Ordering::Relaxed) {
+                self.first_until.load(Ordering::Relaxed)
+            } else {
+                // So that all end at about the same time.
+                let share = (end - next) / self.shares.load(Ordering::Relaxed).max(1);
+                next + share.max(self.least.load(Ordering::Relaxed))
+            };
+            // In bounds even where what was read belongs to two regions.
+            let part = next..until.clamp(next + 1, end);
+            match self.items.compare_exchange_weak(items, packed(part.end..end), Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(part),
+                Err(now) => items = now,
+            }
+        }
+    }
+
+    /// Does a part that was taken.
+    ///
+    /// Safety: it was taken here, and is not counted yet.
+    unsafe fn run(&self, part: Range<usize>) {
+        // SAFETY: since `part` was taken, both are those of its region, which lives until it is counted; `call` was made of a `Call`.
+        unsafe {
+            let call = std::mem::transmute::<*mut (), Call>(self.call.load(Ordering::Relaxed));
+            call(self.work.load(Ordering::Relaxed), part);
+        }
+    }
+}
+
+/// The open region, to its leader. Ends when all that was taken is done, also where a part panics.
+struct Open<'a> {
+    team: &'a Team,
+    n: usize,
+    homes: usize,
+    /// Items that the leader took.
+    mine: Cell<usize>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.n;
+        if panicking() {
+            for home in &self.team.homes[..self.homes] {
+                let items = home.items.swap(0, Ordering::Relaxed);
+                taken -= (items >> 32) as usize - items as u32 as usize;
+            }
+        }
+        let mut looks = 0;
+        while self.team.done.0.load(Ordering::Acquire) != taken - self.mine.get() {
+            looks += 1;
+            if looks < LOOKS { spin_loop() } else { yield_now() }
+        }
+        TEAM.set(self.team);
+    }
+}
 
 impl Team {
     /// Opens a region, takes part in it, and returns when all of it is done. Called by the leader, outside of regions.
-    fn region(&self, n: usize, least: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
-        struct Close<'a>(&'a Team);
-        impl Drop for Close<'_> {
-            fn drop(&mut self) {
-                // Sequentially consistent, as `inside` and `turn` in `stand_by`: either the leader sees that one is inside, or that one
-                // sees that the region is closed.
-                self.0.turn.0.fetch_add(1, Ordering::SeqCst);
-                let mut looks = 0;
-                while self.0.inside.0.load(Ordering::SeqCst) != 0 {
-                    looks += 1;
-                    if looks < LOOKS { spin_loop() } else { yield_now() }
-                }
-                TEAM.set(self.0);
-            }
+    fn region<W: Fn(Range<usize>) + Sync>(&self, n: usize, least: usize, work: &W) {
+        unsafe fn call<W: Fn(Range<usize>)>(work: *const (), part: Range<usize>) {
+            // SAFETY: `work` is the one that `region` was called with, and lives until this part is counted.
+            unsafe { (*work.cast::<W>())(part) }
         }
-        // SAFETY: only the lifetime goes, as said at `Sync`.
-        let work = unsafe { std::mem::transmute::<*const _, *const _>(&raw const *work) };
-        let parts = n.div_ceil(least);
+        self.run(n, least, (&raw const *work).cast(), call::<W>);
+    }
+
+    fn run(&self, n: usize, least: usize, work: *const (), call: Call) {
         let threads = rayon::current_num_threads();
-        let homes = parts.min(threads).min(HOMES);
-        let (shares, even) = (threads.div_ceil(homes) + 1, self.even.load(Ordering::Relaxed));
-        let region = Region { work, n, least, homes, shares, even: even && shares == 2 };
-        (0..region.homes).for_each(|home| self.next[home].0.store(region.start(home), Ordering::Relaxed));
-        // SAFETY: no region is open and nobody inside.
-        unsafe { *self.region.get() = Some(region) };
-        self.wanted.0.store(parts - 1, Ordering::Relaxed);
-        self.turn.0.fetch_add(1, Ordering::SeqCst);
-        TEAM.set(null());
-        let close = Close(self);
-        let done = self.take_parts(0);
-        drop(close);
-        if n >= 8 * homes {
-            // With three quarters of each home taken at once, the fastest of two gets five eighths.
-            self.even.store((4 * n..=6 * n).contains(&(5 * homes * done)), Ordering::Relaxed);
+        let homes = n.div_ceil(least).min(threads).min(HOMES);
+        let shares = threads.div_ceil(homes) + 1;
+        // Threads that are about as fast as one another begin with three quarters of their homes. Elsewhere the slow ones would end last.
+        let most = shares == 2 && self.even.load(Ordering::Relaxed);
+        self.done.0.store(0, Ordering::Relaxed);
+        let mut first = 0;
+        for (number, home) in self.homes[..homes].iter().enumerate().rev() {
+            let (start, end) = (n * number / homes, n * (number + 1) / homes);
+            let share = if most { (end - start) * 3 / 4 } else { (end - start) / shares };
+            first = (start + share.max(least)).min(end);
+            home.work.store(work.cast_mut(), Ordering::Relaxed);
+            home.call.store(call as *mut (), Ordering::Relaxed);
+            home.homes.store(homes, Ordering::Relaxed);
+            home.first.store(start, Ordering::Relaxed);
+            home.first_until.store(first, Ordering::Relaxed);
+            home.least.store(least, Ordering::Relaxed);
+            home.shares.store(shares, Ordering::Relaxed);
+            // The leader has the first part of the first one, without asking.
+            home.items.store(packed(if number == 0 { first } else { start }..end), Ordering::Release);
         }
+        TEAM.set(null());
+        let open = Open { team: self, n, homes, mine: Cell::new(first) };
+        // SAFETY: nobody else takes it, and `open` waits for all others.
+        unsafe { self.homes[0].run(0..first) };
+        self.take_parts(0, homes, &open.mine);
+        let mine = open.mine.get();
+        drop(open);
         assert!(!self.failed.load(Ordering::Relaxed), "a part panicked on another thread");
+        if n >= 8 * homes {
+            // The faster one of two gets five eighths, where both begin with three quarters.
+            self.even.store((4 * n..=6 * n).contains(&(5 * homes * mine)), Ordering::Relaxed);
+        }
     }
 
-    /// Parts of the open region, until there are none; how many items they were. Called by the leader, number 0, and inside.
-    fn take_parts(&self, number: usize) -> usize {
-        // SAFETY: the region is open, or about to be closed by one who waits for this thread.
-        let Some(region) = (unsafe { &*self.region.get() }) else { return 0 };
-        let mut done = 0;
-        // SAFETY: as above: what it points to lives as long.
-        let work = unsafe { &*region.work };
-        for home in (number..number + region.homes).map(|home| home % region.homes) {
-            let (start, end) = (region.start(home), region.start(home + 1));
-            // A share of what is left, so that all end at about the same time.
-            let until = |first: usize| {
-                let left = end - first;
-                let share = if first == start && region.even { left * 3 / 4 } else { left / region.shares };
-                first + region.least.max(share).min(left)
-            };
-            let next = &self.next[home].0;
-            while let Ok(first) =
-                next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| (first < end).then(|| until(first)))
-            {
-                work(first..until(first));
-                done += until(first) - first;
+    /// Parts of the open region, until there are none, its own home's first; `items` counts what it takes.
+    fn take_parts(&self, number: usize, homes: usize, items: &Cell<usize>) {
+        for home in (number..number + homes).map(|home| &self.homes[home % homes]) {
+            while let Some(part) = home.take() {
+                items.set(items.get() + part.len());
+                // SAFETY: the caller counts it as done after this.
+                unsafe { home.run(part) };
             }
         }
-        done
     }
 
-    /// Takes part in regions until there are no more, or none for a while; on as many threads as come, each with one of `numbers`.
-    fn stand_by(&self, numbers: Range<usize>) {
-        if numbers.len() > 1 {
-            let middle = numbers.start + numbers.len() / 2;
-            rayon::join(|| self.stand_by(numbers.start..middle), || self.stand_by(middle..numbers.end));
-            return;
-        }
-        struct Leave<'a>(&'a AtomicUsize, &'a AtomicBool);
-        impl Drop for Leave<'_> {
+    /// Takes part in the open region, if there is one and its home has items; did it?
+    fn help(&self, number: usize) -> bool {
+        /// What it has taken, as done: also where a part panics.
+        struct Taken<'a>(&'a Team, Cell<usize>);
+        impl Drop for Taken<'_> {
             fn drop(&mut self) {
                 if panicking() {
-                    self.1.store(true, Ordering::Relaxed);
+                    self.0.failed.store(true, Ordering::Relaxed);
                 }
+                self.0.done.0.fetch_add(self.1.get(), Ordering::Release);
+            }
+        }
+        let home = &self.homes[number % HOMES];
+        let Some(part) = home.take() else { return false };
+        let taken = Taken(self, Cell::new(part.len()));
+        let homes = home.homes.load(Ordering::Relaxed);
+        // SAFETY: `taken` counts it as done after this.
+        unsafe { home.run(part) };
+        self.take_parts(number, homes, &taken.1);
+        true
+    }
+
+    /// Takes part in regions until there are no more, or none for a while; on as many as `threads`.
+    fn stand_by(&self, threads: usize) {
+        if threads > 1 {
+            rayon::join(|| self.stand_by(threads / 2), || self.stand_by(threads - threads / 2));
+            return;
+        }
+        struct Leave<'a>(&'a AtomicUsize);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
                 self.0.fetch_sub(1, Ordering::Release);
             }
         }
-        self.standing.0.fetch_add(1, Ordering::Relaxed);
-        let _standing = Leave(&self.standing.0, &self.failed);
-        let (mut seen, mut looks) = (0, 0);
-        while looks < LOOKS + YIELDS {
-            let turn = self.turn.0.load(Ordering::Acquire);
-            if turn == OVER || WAITING.load(Ordering::Relaxed) != 0 {
-                return;
-            }
-            let wanted = || self.inside.0.load(Ordering::Relaxed) < self.wanted.0.load(Ordering::Relaxed);
-            if turn % 2 == 1 && turn != seen && wanted() {
-                self.inside.0.fetch_add(1, Ordering::SeqCst);
-                let _leave = Leave(&self.inside.0, &self.failed);
-                if self.turn.0.load(Ordering::SeqCst) == turn {
-                    self.take_parts(numbers.start);
-                }
-                (seen, looks) = (turn, 0);
+        // Numbers without gaps, as long as nobody leaves: short regions have homes for few.
+        let number = 1 + self.standing.0.fetch_add(1, Ordering::Relaxed);
+        let _standing = Leave(&self.standing.0);
+        let mut looks = 0;
+        while looks < LOOKS + YIELDS && !self.over.0.load(Ordering::Relaxed) && WAITING.load(Ordering::Relaxed) == 0 {
+            if self.help(number) {
+                looks = 0;
             } else {
                 looks += 1;
                 if looks < LOOKS { spin_loop() } else { yield_now() }
@@ -376,25 +438,22 @@ mod tests {
     #[test]
     fn nobody_takes_part_while_another_waits() {
         let (team, taken) = (Team::default(), AtomicBool::new(false));
-        let work = |_: Range<usize>| taken.store(true, Ordering::Relaxed);
-        let open = |team: &Team| {
-            let work: *const (dyn Fn(Range<usize>) + Sync) = &raw const work;
-            // SAFETY: nobody is inside; only the lifetime goes, and `work` outlives the test's use of it.
-            unsafe {
-                *team.region.get() =
-                    Some(Region { work: std::mem::transmute::<*const _, *const _>(work), n: 1, least: 1, homes: 1, shares: 2, even: false })
-            };
-            team.wanted.0.store(1, Ordering::Relaxed);
-            team.turn.0.store(1, Ordering::SeqCst);
-        };
-        open(&team);
+        unsafe fn take(taken: *const (), _: Range<usize>) {
+            // SAFETY: it is `taken`, which outlives the test's use of it.
+            unsafe { (*taken.cast::<AtomicBool>()).store(true, Ordering::Relaxed) }
+        }
+        let home = &team.homes[1];
+        home.work.store((&raw const taken).cast_mut().cast(), Ordering::Relaxed);
+        home.call.store(take as Call as *mut (), Ordering::Relaxed);
+        home.homes.store(2, Ordering::Relaxed);
+        home.items.store(packed(0..1), Ordering::Release);
         WAITING.fetch_add(1, Ordering::Relaxed);
-        team.stand_by(1..2);
+        team.stand_by(1);
         let meanwhile = taken.load(Ordering::Relaxed);
         WAITING.fetch_sub(1, Ordering::Relaxed);
         assert!(!meanwhile, "it took part");
         // More than once, since other tests wait for threads too.
-        (0..1000).take_while(|_| !taken.load(Ordering::Relaxed)).for_each(|_| team.stand_by(1..2));
+        (0..1000).take_while(|_| !taken.load(Ordering::Relaxed)).for_each(|_| team.stand_by(1));
         assert!(taken.load(Ordering::Relaxed), "there was nothing to take part in");
     }
 
