@@ -10,9 +10,10 @@
 //! each quarter of a unit (16 bytes of codes, 16 of lower bytes) is unfolded by what every instruction set has: a lookup in
 //! 16 bytes and the interleaving of two registers.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use crate::matrix::{Line, PANEL, TILE_LINES};
+use crate::parallel::split;
 use crate::slab::{Plain, Slab};
 
 /// Lines of a unit.
@@ -82,20 +83,23 @@ impl Folded {
     pub(crate) fn of(panels: usize, lines_per_panel: usize, fill: &(dyn Fn(usize, &mut [Line]) + Sync)) -> Option<Self> {
         let (steps, weights) = (lines_per_panel / TILE_LINES, panels * lines_per_panel * PANEL * 2);
         let mut units = Slab::<Unit>::zeros(panels * steps * UNITS);
-        let panels = units.par_chunks_exact_mut(steps * UNITS).enumerate();
-        let panels: Vec<_> = panels
-            .map(|(p, units)| {
+        let of_panels: Vec<_> = units.chunks_exact_mut(steps * UNITS).map(|units| Mutex::new((units, None))).collect();
+        split(panels, lines_per_panel * PANEL * 2, &|some| {
+            for p in some {
                 let lines = &mut vec![Line([0; PANEL]); lines_per_panel][..];
                 fill(p, lines);
                 let (survey, mut exceptions) = (Survey::of(lines), Vec::new());
+                let (units, found) = &mut *of_panels[p].lock().unwrap_or_else(PoisonError::into_inner);
                 // A panel may have several times its share, but not all that a large matrix may have.
                 if survey.exceptions * RARE <= 8 * lines.len() * PANEL * 2 {
                     let steps = lines.chunks_exact(TILE_LINES).zip(units.chunks_exact_mut(UNITS));
                     exceptions.extend(steps.map(|(lines, units)| fold(&survey, lines, units)));
                 }
-                (survey, exceptions)
-            })
-            .collect();
+                *found = Some((survey, exceptions));
+            }
+        });
+        let found = of_panels.into_iter().filter_map(|panel| panel.into_inner().unwrap_or_else(PoisonError::into_inner).1);
+        let panels: Vec<(Survey, Vec<Vec<Exception>>)> = found.collect();
         let exceptions: usize = panels.iter().map(|(survey, _)| survey.exceptions).sum();
         if exceptions * RARE > weights || panels.iter().any(|(_, of_steps)| of_steps.is_empty()) {
             return None;

@@ -85,3 +85,28 @@ impl<T> DerefMut for Slab<T> {
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SAFETY: integers.
+    unsafe impl Plain for u64 {}
+
+    #[test]
+    fn each_has_its_own_zeros() {
+        // Many of a slab, then one that has its own.
+        for lens in [[1, 100, 1 << 17, 3], [SLAB, 5, 0, SLAB / 8]] {
+            let mut slabs = lens.map(Slab::<u64>::zeros);
+            for (i, slab) in slabs.iter_mut().enumerate() {
+                assert_eq!(slab.len(), lens[i], "{lens:?}");
+                assert!(slab.is_empty() || slab.as_ptr().addr().is_multiple_of(ALIGN), "{lens:?}");
+                assert!(slab.iter().all(|x| *x == 0), "{i} of {lens:?}");
+                slab.fill(i as u64 + 1);
+            }
+            for (i, slab) in slabs.iter().enumerate() {
+                assert!(slab.iter().all(|x| *x == i as u64 + 1), "{i} of {lens:?}");
+            }
+        }
+    }
+}
