@@ -225,25 +225,25 @@ struct Survey {
 
 impl Survey {
     fn of(lines: &[Line]) -> Self {
-        let mut of_pair = [(0usize, 0u8); 128];
-        of_pair.iter_mut().enumerate().for_each(|(pair, count)| count.1 = pair as u8);
+        let mut of_pair = [0usize; 128];
         let mut exponents = Exponents::NONE;
         for word in lines.iter().flat_map(|line| line.0) {
             for half in [word as u16, (word >> 16) as u16] {
-                of_pair[usize::from(half >> 8 & 0x7f)].0 += 1;
+                of_pair[usize::from(half >> 8 & 0x7f)] += 1;
                 let exponent = (half >> 7) as u8;
                 if half & 0x7fff != 0 {
                     exponents = exponents.and(Exponents { least: exponent, greatest: exponent });
                 }
             }
         }
-        of_pair.sort_unstable_by_key(|(count, pair)| (std::cmp::Reverse(*count), *pair));
         let (mut pairs, mut codes) = ([0; CODES], [None; 128]);
-        for (code, (_, pair)) in of_pair.iter().take(CODES).enumerate() {
-            pairs[code] = *pair;
-            codes[usize::from(*pair)] = Some(code as u8);
+        for (code, pair) in pairs.iter_mut().enumerate() {
+            let most = (0..128).filter(|pair| codes[*pair].is_none()).max_by_key(|pair| (of_pair[*pair], 127 - pair));
+            let most = most.unwrap_or_default();
+            (*pair, codes[most]) = (most as u8, Some(code as u8));
+            of_pair[most] = 0;
         }
-        let exceptions = of_pair.iter().skip(CODES).map(|(count, _)| count).sum();
+        let exceptions = of_pair.iter().sum();
         Self { pairs, codes, exceptions, exponents }
     }
 

@@ -14,8 +14,9 @@ use crate::matrix::{Matrix, PANEL, TILE_LINES};
 
 /// Most panels side by side.
 const MOST: usize = 8;
-/// Units ahead of the one in work that are asked for. Unfolding fills the processor's window before what comes next is asked for.
-const AHEAD: usize = 4;
+/// Units ahead of those in work that are asked for, in all panels together: from 4 to 8 in each. Unfolding fills the processor's window
+/// before what comes next is asked for.
+const AHEAD: usize = 32;
 /// Words of a cache line.
 const LINE_WORDS: usize = 16;
 
@@ -24,8 +25,11 @@ pub(super) struct Step {
     number: usize,
     row: *const f32,
     words: usize,
-    /// In the last step of the panels: how many there are side by side. The next ones are asked for then.
-    next: Option<usize>,
+    /// Panels side by side, and how many units further on each is asked for.
+    panels: usize,
+    ahead: usize,
+    /// The last step of the panels: the next ones are asked for then.
+    last: bool,
 }
 
 /// Does `$work` for each panel below P, 4 at most, written out: where the compiler keeps a loop, sums go through memory.
@@ -97,10 +101,11 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
         for (p, sums) in sums.iter_mut().enumerate() {
             sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = weights.start(column(p, j)));
         }
+        let ahead = (AHEAD / panels.len().max(1)).clamp(4, UNITS);
         for from in (0..words).step_by(TILE_LINES) {
             let row = job.block.row(from / CHUNK * CHUNK, r).add(from % CHUNK).cast();
-            let next = (from + TILE_LINES >= words).then_some(panels.len());
-            let step = Step { number: from / TILE_LINES, row, words: TILE_LINES.min(words - from), next };
+            let (number, last) = (from / TILE_LINES, from + TILE_LINES >= words);
+            let step = Step { number, row, words: TILE_LINES.min(words - from), panels: panels.len(), ahead, last };
             let (mut p, mut left) = (panels.start, &mut *sums);
             while !left.is_empty() {
                 let done = if P >= 4
@@ -165,8 +170,8 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
             let mut all = *sums;
             for i in 0..step.words {
                 let input = V::splat(*step.row.add(i));
-                if let Some(panels) = step.next {
-                    for p in (0..P).map(|p| p + panels) {
+                if step.last {
+                    for p in (0..P).map(|p| p + step.panels) {
                         let next = panel.wrapping_add(p * self.w.panel_words() + i * PANEL);
                         (0..PANEL / LINE_WORDS).for_each(|line| V::prefetch_near(next.wrapping_add(line * LINE_WORDS)));
                     }
@@ -262,7 +267,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[S; N]; P]) {
         let (folded, row) = (self.folded, step.row);
         // From the end of a panel to the beginning of the one that follows it: not the next, but as many further as go side by side.
-        let others = step.next.map_or(0, |panels| (panels - 1) * folded.steps() * UNITS);
+        let others = if step.last { (step.panels - 1) * folded.steps() * UNITS } else { 0 };
         // SAFETY: these panels are there, and the row is filled up to whole steps; what is asked for may lie anywhere; for the rest
         // see `Vector`.
         unsafe {
@@ -279,7 +284,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
                 marks |= folded.marks(first + p, step.number);
             }
             for unit in 0..UNITS {
-                let ahead = AHEAD + if unit + AHEAD < UNITS { 0 } else { others };
+                let ahead = step.ahead + if unit + step.ahead < UNITS { 0 } else { others };
                 let inputs = [S::input(V::splat(*row.add(2 * unit))), S::input(V::splat(*row.add(2 * unit + 1)))];
                 if marks >> unit & 1 == 0 {
                     each_panel!(P, p, {

@@ -63,7 +63,7 @@ unsafe fn product(job: &Product<'_>, panels: Range<usize>) {
                         for (j, x) in x.iter().enumerate() {
                             let x = (x * per_unit).round_ties_even() as i32;
                             for (sum, w) in sums.iter_mut().zip(line) {
-                                *sum += x * i32::from(w.to_le_bytes()[j] as i8);
+                                *sum += x * ((w << (24 - 8 * j)) as i32 >> 24);
                             }
                         }
                     }
