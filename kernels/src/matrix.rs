@@ -86,7 +86,7 @@ impl Matrix {
     pub fn pack(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
         if dtype == Dtype::Bf16 {
             let mut matrix = Self::empty(n, k, dtype)?;
-            length("Matrix::pack", "weights", weights.len(), n * k)?;
+            length("Matrix::pack", "weights", weights.len(), n.saturating_mul(k))?;
             let fill = |p: usize, lines: &mut [Line]| matrix.fill_panel(p, lines, weights, bf16_word);
             matrix.folded = Folded::of(matrix.panels(), matrix.lines_per_panel, &fill);
             if matrix.folded.is_some() {
@@ -102,7 +102,7 @@ impl Matrix {
     /// As [`Matrix::pack`].
     pub fn pack_unfolded(n: usize, k: usize, weights: &[f32], dtype: Dtype) -> Result<Self, ShapeError> {
         let mut matrix = Self::empty(n, k, dtype)?;
-        length("Matrix::pack", "weights", weights.len(), n * k)?;
+        length("Matrix::pack", "weights", weights.len(), n.saturating_mul(k))?;
         if dtype == Dtype::Int8 {
             let (quantised, scales) = quantise(k, weights)?;
             return Self::from_int8(n, k, &quantised, &scales);
@@ -117,7 +117,7 @@ impl Matrix {
     /// As [`Matrix::pack`], and when there are not `n` scales.
     pub fn from_int8(n: usize, k: usize, weights: &[i8], scales: &[f32]) -> Result<Self, ShapeError> {
         let mut matrix = Self::empty(n, k, Dtype::Int8)?;
-        length("Matrix::from_int8", "weights", weights.len(), n * k)?;
+        length("Matrix::from_int8", "weights", weights.len(), n.saturating_mul(k))?;
         length("Matrix::from_int8", "scales", scales.len(), n)?;
         matrix.fill(weights, |x| word_of(x.iter().map(|x| x.to_le_bytes())));
         let columns = n.div_ceil(PANEL) * PANEL;

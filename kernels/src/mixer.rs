@@ -95,7 +95,7 @@ pub struct LayerOffsets {
     pub recurrent: usize,
 }
 
-/// Most rows of heads that go through all operations at once, unless one alone has more: what lies between them stays in the first cache.
+/// About the most rows of heads that go through all operations at once, unless one alone has more: what lies between them stays in the first cache.
 const ROW_HEADS: usize = 8;
 
 impl Kernels {

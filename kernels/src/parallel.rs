@@ -22,7 +22,7 @@ const LOOKS: usize = 500;
 const YIELDS: usize = 2000;
 /// Most homes of a region, and most items of one.
 const HOMES: usize = 16;
-const ITEMS: usize = u32::MAX as usize;
+const ITEMS: usize = (u32::MAX >> 7) as usize; // times HOMES, and more, it fits into 32 bits
 
 /// Calls of [`on`] that have no thread yet.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -151,15 +151,15 @@ fn packed(items: Range<usize>) -> u64 {
 }
 
 impl Home {
-    /// Takes a part, until there are none.
-    fn take(&self) -> Option<Range<usize>> {
-        let mut items = self.items.load(Ordering::Relaxed);
+    /// Takes a part, until there are none; who is at home a larger one first.
+    fn take(&self, at_home: bool) -> Option<Range<usize>> {
+        let mut items = self.items.load(Ordering::Acquire);
         loop {
             let (next, end) = (items as u32 as usize, (items >> 32) as usize);
             if next >= end {
                 return None;
             }
-            let until = if next == self.first.load(Ordering::Relaxed) {
+            let until = if at_home && next == self.first.load(Ordering::Relaxed) {
                 self.first_until.load(Ordering::Relaxed)
             } else {
                 // So that all end at about the same time.
@@ -168,7 +168,7 @@ impl Home {
             };
             // In bounds even where what was read belongs to two regions.
             let part = next..until.clamp(next + 1, end);
-            match self.items.compare_exchange_weak(items, packed(part.end..end), Ordering::Acquire, Ordering::Relaxed) {
+            match self.items.compare_exchange_weak(items, packed(part.end..end), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(part),
                 Err(now) => items = now,
             }
@@ -263,7 +263,7 @@ impl Team {
     /// Parts of the open region, until there are none, its own home's first; `items` counts what it takes.
     fn take_parts(&self, number: usize, homes: usize, items: &Cell<usize>) {
         for home in (number..number + homes).map(|home| &self.homes[home % homes]) {
-            while let Some(part) = home.take() {
+            while let Some(part) = home.take(false) {
                 items.set(items.get() + part.len());
                 // SAFETY: the caller counts it as done after this.
                 unsafe { home.run(part) };
@@ -284,7 +284,7 @@ impl Team {
             }
         }
         let home = &self.homes[number % HOMES];
-        let Some(part) = home.take() else { return false };
+        let Some(part) = home.take(true) else { return false };
         let taken = Taken(self, Cell::new(part.len()));
         let homes = home.homes.load(Ordering::Relaxed);
         // SAFETY: `taken` counts it as done after this.

@@ -7,16 +7,16 @@ use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
-/// Bytes of a piece: many matrices of a small reader. Memory is there when touched, so that what is left costs nothing; but a piece goes
-/// as a whole, with the last of its matrices.
+/// Bytes of a piece: many matrices of a small reader. Memory is there when touched, so that what is left costs less than a large page; but a
+/// piece goes as a whole, with the last of its matrices. What is half as large has a piece of its own.
 const SLAB: usize = 8 << 20;
 /// What begins in a piece begins with a panel's line.
 const ALIGN: usize = 128;
 
-/// The piece that is not full yet, where it begins, and how much of it is taken.
-static OPEN: Mutex<(Weak<MmapMut>, usize, usize)> = Mutex::new((Weak::new(), 0, 0));
+/// The piece that is not full yet, and how much of it is taken.
+static OPEN: Mutex<(Weak<MmapRaw>, usize)> = Mutex::new((Weak::new(), 0));
 
 /// Types for which any bytes will do, zeros too, and whose alignment divides [`ALIGN`].
 ///
@@ -29,7 +29,7 @@ pub(crate) struct Slab<T> {
     at: *mut T,
     len: usize,
     /// What `at` points into.
-    _map: Option<Arc<MmapMut>>,
+    _map: Option<Arc<MmapRaw>>,
 }
 
 // SAFETY: it owns its elements, as a vector does.
@@ -43,31 +43,43 @@ impl<T> Slab<T> {
 
 impl<T: Plain> Slab<T> {
     /// `len` elements of zeros.
+    ///
+    /// # Panics
+    /// As a vector does, when they are more than there are addresses.
     pub(crate) fn zeros(len: usize) -> Self {
         const { assert!(ALIGN.is_multiple_of(align_of::<T>())) };
-        let bytes = (len * size_of::<T>()).next_multiple_of(ALIGN);
+        let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_next_multiple_of(ALIGN));
+        let bytes = bytes.expect("more bytes than there are addresses");
         if bytes == 0 {
             return Self::EMPTY;
         }
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let (map, from) = match open.0.upgrade() {
-            Some(map) if open.2 + bytes <= map.len() => (map, open.2),
-            _ => {
-                let Ok(mut map) = MmapMut::map_anon(bytes.max(SLAB)) else {
-                    handle_alloc_error(Layout::new::<[u8; SLAB]>());
-                };
-                #[cfg(target_os = "linux")]
-                // Without large pages it is as fast as it was.
-                let _ = map.advise(memmap2::Advice::HugePage);
-                open.1 = map.as_mut_ptr().expose_provenance();
-                let map = Arc::new(map);
-                open.0 = Arc::downgrade(&map);
-                (map, 0)
-            }
-        };
-        open.2 = from + bytes;
-        Self { at: std::ptr::with_exposed_provenance_mut(open.1 + from), len, _map: Some(map) }
+        let (map, from) = if bytes >= SLAB / 2 { (Arc::new(map(bytes)), 0) } else { share(bytes) };
+        // SAFETY: `from` and what is behind it lie in the map.
+        let at = unsafe { map.as_mut_ptr().add(from) };
+        Self { at: at.cast(), len, _map: Some(map) }
     }
+}
+
+/// So many bytes of a piece, from where.
+fn share(bytes: usize) -> (Arc<MmapRaw>, usize) {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (map, from) = match open.0.upgrade() {
+        Some(map) if bytes <= map.len() - open.1 => (map, open.1),
+        _ => (Arc::new(map(SLAB)), 0),
+    };
+    *open = (Arc::downgrade(&map), from + bytes);
+    (map, from)
+}
+
+/// Memory of zeros, in large pages if the system has them.
+fn map(bytes: usize) -> MmapRaw {
+    let Ok(map) = MmapMut::map_anon(bytes) else {
+        handle_alloc_error(Layout::from_size_align(bytes, ALIGN).unwrap_or(Layout::new::<[u8; SLAB]>()));
+    };
+    #[cfg(target_os = "linux")]
+    // Without large pages it is as fast as it was.
+    let _ = map.advise(memmap2::Advice::HugePage);
+    map.into()
 }
 
 impl<T> Deref for Slab<T> {
