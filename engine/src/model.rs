@@ -149,6 +149,11 @@ impl Model {
             .map(|i| {
                 let vector = |part: &str, shape: &[usize]| tensor(Part::InLayer(i, part), shape);
                 let matrix = |part: &str, rows: usize, cols: usize| pack(Part::InLayer(i, part), rows, cols);
+                // A checkpoint has `[width, 1, 4]`.
+                let taps = |part: &str, width: usize| {
+                    let taps = vector(part, &[width, 1, 4])?;
+                    Ok::<_, Error>((0..4).flat_map(|j| taps.iter().skip(j).step_by(4).copied()).collect())
+                };
                 Ok(Block {
                     attn_norm: vector("attn_norm.weight", &[d])?,
                     q: matrix("attn.q_proj.weight", hk, d)?,
@@ -161,9 +166,9 @@ impl Model {
                     g_down: matrix("attn.g_proj.0.weight", c.gate_rank, d)?,
                     g_up: matrix("attn.g_proj.1.weight", hv, c.gate_rank)?,
                     g_bias: vector("attn.g_proj.1.bias", &[hv])?,
-                    q_taps: vector("attn.q_conv1d.weight", &[hk, 1, 4])?,
-                    k_taps: vector("attn.k_conv1d.weight", &[hk, 1, 4])?,
-                    v_taps: vector("attn.v_conv1d.weight", &[hv, 1, 4])?,
+                    q_taps: taps("attn.q_conv1d.weight", hk)?,
+                    k_taps: taps("attn.k_conv1d.weight", hk)?,
+                    v_taps: taps("attn.v_conv1d.weight", hv)?,
                     a_log: vector("attn.A_log", &[c.heads])?,
                     dt_bias: vector("attn.dt_bias", &[hk])?,
                     o_norm: vector("attn.o_norm.weight", &[c.value_dim])?,

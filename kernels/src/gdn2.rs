@@ -116,8 +116,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// Causal depthwise convolution of width 4 and then SiLU: `out[t, d] = silu(sum_j taps[d, j] * x[t - 3 + j, d])`, where
-    /// tokens before the first are the state. `x, out [M, D]`; `taps [D, 4]`, the last one for the current token; sequence i's
+    /// Causal depthwise convolution of width 4 and then SiLU: `out[t, d] = silu(sum_j taps[j, d] * x[t - 3 + j, d])`, where
+    /// tokens before the first are the state. `x, out [M, D]`; `taps [4, D]`, the last one for the current token; sequence i's
     /// state is `states[i].as_mut()[at..at + 3 * D]`, its last three inputs `[3, D]`, oldest first.
     ///
     /// # Errors

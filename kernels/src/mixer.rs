@@ -21,11 +21,11 @@ use crate::shape::{ShapeError, length, sequences};
 pub struct Mixer<'a> {
     /// Heads and their sizes.
     pub shape: Gdn2Shape,
-    /// Taps of the convolution of queries `[HK, 4]`.
+    /// Taps of the convolution of queries `[4, HK]`.
     pub q_taps: &'a [f32],
-    /// Of keys `[HK, 4]`.
+    /// Of keys `[4, HK]`.
     pub k_taps: &'a [f32],
-    /// Of values `[HV V, 4]`.
+    /// Of values `[4, HV V]`.
     pub v_taps: &'a [f32],
     /// From the decay's low rank to its logits `[HK, rank]`.
     pub f_up: &'a Matrix,

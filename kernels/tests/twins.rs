@@ -296,7 +296,7 @@ fn convolutions_agree() {
             let all: Vec<f32> = before.iter().chain(&x).copied().collect();
             let (convolved, scale) = sums((0..tokens * channels).map(|at| {
                 let (t, d) = (at / channels, at % channels);
-                (0..4).map(|j| f64::from(taps[4 * d + j]) * f64::from(all[(t + j) * channels + d])).collect()
+                (0..4).map(|j| f64::from(taps[j * channels + d]) * f64::from(all[(t + j) * channels + d])).collect()
             }));
             let expected = as_f32(convolved.into_iter().map(|sum| sum / (1.0 + (-sum).exp())));
             let what = format!("{} conv_silu {tokens} x {channels}", kernels.isa());

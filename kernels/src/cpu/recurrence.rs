@@ -13,8 +13,8 @@ use super::{Conv, Recurrence};
 
 /// Rows of S whose `exp g` and `b * k` are held ready.
 const ROWS: usize = 128;
-/// Channels whose taps are held ready.
-const CHANNELS: usize = 64;
+/// Elements of a page of memory. The processor asks for what follows by itself, but not across the end of a page.
+const PAGE: usize = 1024;
 
 #[inline(always)]
 pub(super) unsafe fn gdn2<V: Vector>(job: &Recurrence<'_>, heads: Range<usize>) {
@@ -67,6 +67,7 @@ unsafe fn columns<V: Vector, const C: usize>(job: &Recurrence<'_>, head: usize, 
                     let s = V::load_n(row.add(c * V::LANES), n - c * V::LANES).mul(decay);
                     y[c] = s.fma(erase, y[c]);
                     s.store_n(row.add(c * V::LANES), n - c * V::LANES);
+                    V::prefetch(row.wrapping_add(PAGE + c * V::LANES));
                 }
             }
             first += ROWS;
@@ -150,37 +151,29 @@ impl Ready {
 #[inline(always)]
 pub(super) unsafe fn conv_silu<V: Vector>(job: &Conv<'_>, channels: Range<usize>) {
     let width = job.channels;
-    let mut taps = [[0.0f32; CHANNELS]; 4];
-    for block in channels.clone().step_by(CHANNELS) {
-        let in_block = (channels.end - block).min(CHANNELS);
-        for (d, four) in job.taps[4 * block..4 * (block + in_block)].chunks_exact(4).enumerate() {
-            for (j, tap) in four.iter().enumerate() {
-                taps[j][d] = *tap;
+    let mut d = channels.start;
+    while d < channels.end {
+        let n = channels.end - d;
+        // SAFETY: channels `d..d + n` (at most LANES of them) lie in `x, out [T, D]`, `taps [4, D]`, `state [3, D]`, and no other
+        // part has them; for the rest see `Vector`.
+        unsafe {
+            let taps = job.taps.as_ptr().add(d);
+            let (tap0, tap1) = (V::load_n(taps, n), V::load_n(taps.add(width), n));
+            let (tap2, tap3) = (V::load_n(taps.add(2 * width), n), V::load_n(taps.add(3 * width), n));
+            let state = job.state.get().add(d);
+            let mut x0 = V::load_n(state, n);
+            let mut x1 = V::load_n(state.add(width), n);
+            let mut x2 = V::load_n(state.add(2 * width), n);
+            for t in 0..job.tokens {
+                let x3 = V::load_n(job.x.as_ptr().add(t * width + d), n);
+                let sum = tap3.fma(x3, tap2.fma(x2, tap1.fma(x1, tap0.mul(x0))));
+                vector::silu(sum).store_n(job.out.get().add(t * width + d), n);
+                (x0, x1, x2) = (x1, x2, x3);
             }
+            x0.store_n(state, n);
+            x1.store_n(state.add(width), n);
+            x2.store_n(state.add(2 * width), n);
         }
-        let mut at = 0;
-        while at < in_block {
-            let (d, n) = (block + at, in_block - at);
-            // SAFETY: channels `d..d + n` (at most LANES of them) lie in `x, out [T, D]`, `state [3, D]`, and no other part
-            // has them; `taps` has `in_block` of each; for the rest see `Vector`.
-            unsafe {
-                let tap = |j: usize| V::load_n(taps[j].as_ptr().add(at), n);
-                let (tap0, tap1, tap2, tap3) = (tap(0), tap(1), tap(2), tap(3));
-                let state = job.state.get().add(d);
-                let mut x0 = V::load_n(state, n);
-                let mut x1 = V::load_n(state.add(width), n);
-                let mut x2 = V::load_n(state.add(2 * width), n);
-                for t in 0..job.tokens {
-                    let x3 = V::load_n(job.x.as_ptr().add(t * width + d), n);
-                    let sum = tap3.fma(x3, tap2.fma(x2, tap1.fma(x1, tap0.mul(x0))));
-                    vector::silu(sum).store_n(job.out.get().add(t * width + d), n);
-                    (x0, x1, x2) = (x1, x2, x3);
-                }
-                x0.store_n(state, n);
-                x1.store_n(state.add(width), n);
-                x2.store_n(state.add(2 * width), n);
-            }
-            at += V::LANES;
-        }
+        d += V::LANES;
     }
 }

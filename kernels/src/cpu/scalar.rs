@@ -132,11 +132,11 @@ unsafe fn gdn2(job: &Recurrence<'_>, heads: Range<usize>) {
     }
 }
 
-/// `silu(sum_j taps[d, j] * x[t - 3 + j, d])`, tokens before the first taken from the state.
+/// `silu(sum_j taps[j, d] * x[t - 3 + j, d])`, tokens before the first taken from the state.
 unsafe fn conv_silu(job: &Conv<'_>, channels: Range<usize>) {
     let width = job.channels;
     for d in channels {
-        let taps = &job.taps[4 * d..4 * d + 4];
+        let taps = [0, 1, 2, 3].map(|j| job.taps[j * width + d]);
         // SAFETY: channel d lies in `state [3, D]`, and no other part has it.
         let state = |j: usize| unsafe { &mut *job.state.get().add(j * width + d) };
         let mut last = [*state(0), *state(1), *state(2)];
