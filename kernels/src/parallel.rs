@@ -228,13 +228,13 @@ impl Team {
         let threads = rayon::current_num_threads();
         let homes = n.div_ceil(least).min(threads).min(HOMES);
         let shares = threads.div_ceil(homes) + 1;
-        // Threads that are about as fast as one another begin with three quarters of their homes. Elsewhere the slow ones would end last.
+        // Threads that are about as fast as one another begin with seven eighths of their homes. Elsewhere the slow ones would end last.
         let most = shares == 2 && self.even.load(Ordering::Relaxed);
         self.done.0.store(0, Ordering::Relaxed);
         let mut first = 0;
         for (number, home) in self.homes[..homes].iter().enumerate().rev() {
             let (start, end) = (n * number / homes, n * (number + 1) / homes);
-            let share = if most { (end - start) * 3 / 4 } else { (end - start) / shares };
+            let share = if most { (end - start) * 7 / 8 } else { (end - start) / shares };
             first = (start + share.max(least)).min(end);
             home.work.store(work.cast_mut(), Ordering::Relaxed);
             home.call.store(call as *mut (), Ordering::Relaxed);
@@ -255,8 +255,8 @@ impl Team {
         drop(open);
         assert!(!self.failed.load(Ordering::Relaxed), "a part panicked on another thread");
         if n >= 8 * homes {
-            // The faster one of two gets five eighths, where both begin with three quarters.
-            self.even.store((4 * n..=6 * n).contains(&(5 * homes * mine)), Ordering::Relaxed);
+            // The faster one of two gets nine eighths of its home, where both begin with seven.
+            self.even.store((9 * n..=11 * n).contains(&(10 * homes * mine)), Ordering::Relaxed);
         }
     }
 
