@@ -28,8 +28,11 @@ fn numbers(n: usize) -> Vec<f32> {
 /// `[N, K]` of the shapes that matter: the small reader (width 384, SwiGLU 1024) and one of width 768.
 const SHAPES: [(usize, usize); 3] = [(384, 384), (1024, 384), (2048, 768)];
 
-fn product(bencher: Bencher, isa: Isa, dtype: Dtype, m: usize, (n, k): (usize, usize)) {
-    let kernels = Kernels::new(isa).expect("available");
+fn product(bencher: Bencher, isa: Isa, dtype: Dtype, m: usize, shape: (usize, usize)) {
+    product_on(bencher, Kernels::new(isa).expect("available"), dtype, m, shape);
+}
+
+fn product_on(bencher: Bencher, kernels: Kernels, dtype: Dtype, m: usize, (n, k): (usize, usize)) {
     // As many matrices as a network has, so that they do not lie in a nearer cache than a network's would.
     let count = (64 << 20) / (dtype.bytes() * n * k) + 1;
     let w: Vec<Matrix> = (0..count).map(|_| Matrix::pack(n, k, &numbers(n * k), dtype).expect("fits")).collect();
@@ -68,6 +71,13 @@ fn matmul_int8_1_row<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
 #[divan::bench(args = isas(), consts = [0, 1, 2])]
 fn matmul_int8_64_rows<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
     product(bencher, isa, Dtype::Int8, 64, SHAPES[SHAPE]);
+}
+
+/// One row, so many panels side by side, with the best instruction set: is what `Kernels` chooses the best for this processor?
+#[divan::bench(args = [1, 2, 4, 8], consts = [0, 1])]
+fn matmul_1_row_side_by_side<const TYPE: usize>(bencher: Bencher, panels: usize) {
+    let kernels = Kernels::detect().expect("available").side_by_side(panels);
+    product_on(bencher, kernels, [Dtype::Bf16, Dtype::Int8][TYPE], 1, SHAPES[2]);
 }
 
 #[divan::bench(args = isas(), consts = [64, 128])]

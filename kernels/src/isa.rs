@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::cpu::MOST_SIDE_BY_SIDE;
+
 /// The variable that forces an instruction set.
 pub(crate) const VARIABLE: &str = "PALIMPSEST_ISA";
 
@@ -88,12 +90,7 @@ impl Isa {
     /// Who made the processor, where an instruction is only said to be near enough, and makers may differ: VRCP14PS.
     pub(crate) fn maker(self) -> Option<String> {
         match self {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => {
-                let leaf = std::arch::x86_64::__cpuid(0);
-                let name: Vec<u8> = [leaf.ebx, leaf.edx, leaf.ecx].iter().flat_map(|part| part.to_le_bytes()).collect();
-                Some(String::from_utf8_lossy(&name).into_owned())
-            }
+            Isa::Avx512 | Isa::Amx => maker(),
             _ => None,
         }
     }
@@ -101,6 +98,27 @@ impl Isa {
     /// The fastest that this processor has.
     pub(crate) fn best() -> Isa {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+}
+
+/// Who made this processor, where that is known.
+fn maker() -> Option<String> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        let name: Vec<u8> = [leaf.ebx, leaf.edx, leaf.ecx].iter().flat_map(|part| part.to_le_bytes()).collect();
+        Some(String::from_utf8_lossy(&name).into_owned())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// Panels that one row goes through side by side: many streams from memory come faster than one, but not to AMD's processors, which foresee
+/// one alone (`one_row.rs`).
+pub(crate) fn side_by_side() -> usize {
+    match maker().as_deref() {
+        Some("AuthenticAMD" | "HygonGenuine") => 1,
+        _ => MOST_SIDE_BY_SIDE,
     }
 }
 

@@ -42,6 +42,7 @@ pub use shape::ShapeError;
 pub struct Kernels {
     isa: Isa,
     table: &'static cpu::Table,
+    side_by_side: usize,
 }
 
 impl Kernels {
@@ -64,7 +65,14 @@ impl Kernels {
         if !isa.is_available() {
             return Err(KernelError::Missing { isa });
         }
-        Ok(Self { isa, table: cpu::table(isa) })
+        Ok(Self { isa, table: cpu::table(isa), side_by_side: isa::side_by_side() })
+    }
+
+    /// One row goes through so many panels of weights side by side, 1 to 8, in place of what suits this processor: of use to
+    /// compare. Bits do not depend on it.
+    #[must_use]
+    pub fn side_by_side(self, panels: usize) -> Self {
+        Self { side_by_side: panels.clamp(1, cpu::MOST_SIDE_BY_SIDE), ..self }
     }
 
     /// What results depend on besides their inputs and the type of the weights: the instruction set, and which bits it gives.

@@ -72,9 +72,7 @@ impl Kernels {
                 unsafe {
                     for (w, raw) in [gate, up].into_iter().zip(raw) {
                         let out = Shared(raw.get().wrapping_sub(part.rows.start * width + columns.start));
-                        let Part { x, block, ref rows, .. } = *part;
-                        let rows = rows.clone();
-                        (self.table.product)(&Product { x, block, rows, w, out, stride: width, add: false }, some.clone());
+                        (self.table.product)(&part.times(w, out, width, false), some.clone());
                     }
                     let [gate, up, both] = raw.map(|raw| raw.part(0..rows * width));
                     (self.table.swiglu)(gate, up, both);
@@ -137,7 +135,7 @@ impl Kernels {
                         let (group, panel) = (at / panels, at % panels);
                         let until = panels.min(panel + some.end - at);
                         let rows = group * at_once..rows.min((group + 1) * at_once);
-                        work(&Part { first, x, block, rows }, panel..until);
+                        work(&Part { first, x, block, rows, side_by_side: self.side_by_side }, panel..until);
                         at += until - panel;
                     }
                 });
@@ -159,7 +157,10 @@ impl Kernels {
             // SAFETY: the caller's promise, and that of the table: it fits this processor; the block has room for these rows.
             Block::with(rows, words, |block| unsafe {
                 (self.table.take)(x, dtype, block, 0..rows);
-                (self.table.product)(&job.part(&Part { first, x, block, rows: 0..rows }), panels.clone());
+                (self.table.product)(
+                    &job.part(&Part { first, x, block, rows: 0..rows, side_by_side: self.side_by_side }),
+                    panels.clone(),
+                );
             });
         }
     }
@@ -180,6 +181,15 @@ struct Part<'a> {
     x: &'a [f32],
     block: &'a Block,
     rows: Range<usize>,
+    side_by_side: usize,
+}
+
+impl<'a> Part<'a> {
+    /// Times `w`; `out` begins with the block's first row, and has rows of `stride`.
+    fn times(&self, w: &'a Matrix, out: Shared, stride: usize, add: bool) -> Product<'a> {
+        let Part { x, block, ref rows, side_by_side, .. } = *self;
+        Product { x, block, rows: rows.clone(), w, out, stride, add, side_by_side }
+    }
 }
 
 impl Job<'_> {
@@ -187,7 +197,7 @@ impl Job<'_> {
     unsafe fn part<'a>(&'a self, part: &Part<'a>) -> Product<'a> {
         // SAFETY: row `first` lies in `out [M, N]`.
         let out = Shared(unsafe { self.out.get().add(part.first * self.w.rows()) });
-        Product { x: part.x, block: part.block, rows: part.rows.clone(), w: self.w, out, stride: self.w.rows(), add: self.add }
+        part.times(self.w, out, self.w.rows(), self.add)
     }
 }
 

@@ -369,7 +369,7 @@ mod tests {
         Block::with(m, w.cols().div_ceil(w.dtype().word()), |block| {
             let (middle, mut without_tiles) = (m / 2, false);
             for rows in [0..middle, middle..m].into_iter().filter(|rows| !rows.is_empty()) {
-                let job = Product { x, block, rows: rows.clone(), w, out, stride: w.rows(), add };
+                let job = Product { x, block, rows: rows.clone(), w, out, stride: w.rows(), add, side_by_side: 8 };
                 // SAFETY: the test found AVX-512 here; lengths fit.
                 unsafe {
                     if int8 {

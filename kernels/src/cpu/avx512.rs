@@ -115,6 +115,11 @@ impl Vector for F32x16 {
         }
     }
     #[inline(always)]
+    unsafe fn add_ints(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_castps_si512(other.0)))) }
+    }
+    #[inline(always)]
     unsafe fn repeat(from: *const u8) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(_mm512_castsi512_ps(_mm512_broadcast_i32x4(_mm_loadu_si128(from.cast())))) }

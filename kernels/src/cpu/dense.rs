@@ -38,11 +38,18 @@ pub(super) trait Dot {
     /// where it is to be `unsigned`.
     unsafe fn words(x: &[f32], scale: f32, unsigned: bool, to: *mut u32);
 
-    /// Where the sums of the columns from `column` on begin.
-    unsafe fn start<V: Vector>(w: &Matrix, column: usize) -> V;
+    /// Asks for what the columns from `column` on need at the end.
+    #[inline(always)]
+    fn ask<V: Vector>(_w: &Matrix, _column: usize) {}
 
     /// `sum + a . b`, lane by lane; `a` and `b` are words.
     unsafe fn dot<V: Vector>(sum: V, a: V, b: V) -> V;
+
+    /// The sums of columns from `column` on, where `sum` is of words as [`Dot::words`] makes them for `V`.
+    #[inline(always)]
+    unsafe fn whole<V: Vector>(sum: V, _w: &Matrix, _column: usize) -> V {
+        sum
+    }
 
     /// The results, of the sums of columns from `column` on.
     unsafe fn end<V: Vector>(sum: V, scale: f32, w: &Matrix, column: usize) -> V;
@@ -64,11 +71,6 @@ impl Dot for F32 {
     unsafe fn words(x: &[f32], _: f32, _: bool, to: *mut u32) {
         // SAFETY: the caller has room for as many words.
         unsafe { to.cast::<f32>().copy_from_nonoverlapping(x.as_ptr(), x.len()) }
-    }
-    #[inline(always)]
-    unsafe fn start<V: Vector>(_: &Matrix, _: usize) -> V {
-        // SAFETY: the caller's promise, see `Vector`.
-        unsafe { V::splat(0.0) }
     }
     #[inline(always)]
     unsafe fn dot<V: Vector>(sum: V, a: V, b: V) -> V {
@@ -100,11 +102,6 @@ impl Dot for Bf16 {
         activations::to_bf16(x, to);
     }
     #[inline(always)]
-    unsafe fn start<V: Vector>(_: &Matrix, _: usize) -> V {
-        // SAFETY: the caller's promise, see `Vector`.
-        unsafe { V::splat(0.0) }
-    }
-    #[inline(always)]
     unsafe fn dot<V: Vector>(sum: V, a: V, b: V) -> V {
         // SAFETY: the caller's promise, see `Vector`.
         unsafe { sum.dot_bf16(a, b) }
@@ -134,9 +131,16 @@ impl Dot for Int8 {
         activations::to_int8(x, scale, if unsigned { -128 } else { 0 }, to);
     }
     #[inline(always)]
-    unsafe fn start<V: Vector>(w: &Matrix, column: usize) -> V {
+    fn ask<V: Vector>(w: &Matrix, column: usize) {
+        V::prefetch_near(w.scales().as_ptr().wrapping_add(column));
+        if V::UNSIGNED_INT8 {
+            V::prefetch_near(w.offsets().as_ptr().wrapping_add(column));
+        }
+    }
+    #[inline(always)]
+    unsafe fn whole<V: Vector>(sum: V, w: &Matrix, column: usize) -> V {
         // SAFETY: there is an offset for every column of a panel; for the rest see `Vector`.
-        unsafe { if V::UNSIGNED_INT8 { V::load(w.offsets().as_ptr().add(column)) } else { V::splat(0.0) } }
+        unsafe { if V::UNSIGNED_INT8 { sum.add_ints(V::load(w.offsets().as_ptr().add(column))) } else { sum } }
     }
     #[inline(always)]
     unsafe fn dot<V: Vector>(sum: V, a: V, b: V) -> V {
@@ -283,11 +287,6 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
     // for each word of a row; results go to rows `r..` and columns below N; for the rest see `Vector`.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; R];
-        for sums in &mut sums {
-            for (j, sum) in sums.iter_mut().enumerate() {
-                *sum = D::start::<V>(job.w, column + j * V::LANES);
-            }
-        }
         let panel_words = job.w.panel_words();
         let mut from = 0;
         while from < block.words_per_row() {
@@ -324,7 +323,7 @@ unsafe fn tile<V: Vector, D: Dot, const R: usize, const N: usize>(
                     break;
                 }
                 let out = job.at(r + i, column);
-                let sum = D::end(sum, scale, job.w, column);
+                let sum = D::end(D::whole(sum, job.w, column), scale, job.w, column);
                 let sum = if job.add { V::load_n(out, n - column).add(sum) } else { sum };
                 sum.store_n(out, n - column);
             }

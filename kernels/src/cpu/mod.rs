@@ -38,6 +38,9 @@ use crate::isa::Isa;
 use crate::matrix::{Dtype, Matrix};
 use crate::rows::OutputGate;
 
+/// Most panels that one row goes through side by side.
+pub(crate) const MOST_SIDE_BY_SIDE: usize = 8;
+
 /// `o, gate, weight, eps, kind, out`
 type GatedRmsNorm = unsafe fn(&[f32], &[f32], &[f32], f32, OutputGate, &mut [f32]);
 
@@ -81,6 +84,8 @@ pub(crate) struct Product<'a> {
     /// Elements from one row of `out` to the next.
     pub(crate) stride: usize,
     pub(crate) add: bool,
+    /// Panels that one row goes through side by side: 1 to [`MOST_SIDE_BY_SIDE`].
+    pub(crate) side_by_side: usize,
 }
 
 impl Product<'_> {
@@ -105,7 +110,7 @@ pub(crate) struct Recurrence<'a> {
     pub(crate) out: Shared,
 }
 
-/// One sequence through the convolution: `x, out [T, D]`, `taps [D, 4]`, `state [3, D]`.
+/// One sequence through the convolution: `x, out [T, D]`, `taps [4, D]`, `state [3, D]`.
 pub(crate) struct Conv<'a> {
     pub(crate) channels: usize,
     pub(crate) tokens: usize,

@@ -112,6 +112,11 @@ impl Vector for F32x4 {
         }
     }
     #[inline(always)]
+    unsafe fn add_ints(self, other: Self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0), vreinterpretq_s32_f32(other.0)))) }
+    }
+    #[inline(always)]
     unsafe fn repeat(from: *const u8) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(vreinterpretq_f32_u8(vld1q_u8(from))) }

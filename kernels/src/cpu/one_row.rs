@@ -1,19 +1,18 @@
-//! One row times weights: what a decode step is made of. It waits for memory and for little else, and several streams come from there
-//! faster than one: so up to 8 panels are gone through side by side, a step of 16 lines of each in turn.
+//! One row times weights: what a decode step is made of. It waits for memory and for little else. To Intel's processors several streams come
+//! from there faster than one: so up to 8 panels are gone through side by side, a step of 16 lines of each in turn. AMD's foresee a single
+//! stream, and are the slower the more there are: there panels are gone through one by one, and nothing is asked for.
 #![allow(clippy::needless_range_loop)] // closures are not always compiled for the instruction set of who calls them; plain loops are
 
 use std::ops::Range;
 
-use super::Product;
 use super::block::CHUNK;
 use super::dense::Dot;
 use super::folded::unfold_unit;
 use super::vector::Vector;
+use super::{MOST_SIDE_BY_SIDE, Product};
 use crate::folded::{Folded, UNITS, Unit};
 use crate::matrix::{Matrix, PANEL, TILE_LINES};
 
-/// Most panels side by side.
-const MOST: usize = 8;
 /// Units ahead of those in work that are asked for, in all panels together: from 4 to 8 in each. Unfolding fills the processor's window
 /// before what comes next is asked for.
 const AHEAD: usize = 32;
@@ -60,7 +59,7 @@ pub(super) trait Weights<V: Vector, const N: usize> {
     /// The sums of a register's columns, as far as they are.
     type Sum: Copy;
 
-    /// Of the columns from `column` on.
+    /// Of the columns from `column` on, at first; what they need at the end is asked for.
     unsafe fn start(&self, column: usize) -> Self::Sum;
     /// Adds a step of the P panels from `first` on.
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[Self::Sum; N]; P]);
@@ -77,14 +76,14 @@ pub(super) unsafe fn product<V: Vector, W: Weights<V, N>, const N: usize, const 
 ) {
     const { assert!(N * V::LANES == PANEL, "a panel is N registers wide") };
     // Nine are five and four, rather than eight and one that comes alone.
-    let at_once = panels.len().div_ceil(panels.len().div_ceil(MOST).max(1)).max(1);
+    let at_once = panels.len().div_ceil(panels.len().div_ceil(job.side_by_side).max(1)).max(1);
     for first in panels.clone().step_by(at_once) {
         // SAFETY: the caller's panels; for the rest see `Vector`.
         unsafe { side_by_side::<V, W, N, P>(job, weights, first..panels.end.min(first + at_once)) }
     }
 }
 
-/// No more than [`MOST`] of them.
+/// No more than [`MOST_SIDE_BY_SIDE`] of them.
 #[inline(always)]
 unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usize>(
     job: &Product<'_>,
@@ -96,7 +95,7 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
     // SAFETY: a block has `Dot::FILL` behind a row up to whole steps; the panels are the caller's; results go to row r and columns below N;
     // for the rest see `Vector`.
     unsafe {
-        let mut sums = [[weights.start(0); N]; MOST];
+        let mut sums = [[weights.start(0); N]; MOST_SIDE_BY_SIDE];
         let sums = &mut sums[..panels.len()];
         for (p, sums) in sums.iter_mut().enumerate() {
             sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = weights.start(column(p, j)));
@@ -158,8 +157,9 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
 
     #[inline(always)]
     unsafe fn start(&self, column: usize) -> V {
+        D::ask::<V>(self.w, column);
         // SAFETY: the caller's promise, see `Vector`.
-        unsafe { D::start(self.w, column) }
+        unsafe { V::splat(0.0) }
     }
     #[inline(always)]
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[V; N]; P]) {
@@ -170,7 +170,7 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
             let mut all = *sums;
             for i in 0..step.words {
                 let input = V::splat(*step.row.add(i));
-                if step.last {
+                if step.last && (P > 1 || step.panels > 1) {
                     for p in (0..P).map(|p| p + step.panels) {
                         let next = panel.wrapping_add(p * self.w.panel_words() + i * PANEL);
                         (0..PANEL / LINE_WORDS).for_each(|line| V::prefetch_near(next.wrapping_add(line * LINE_WORDS)));
@@ -189,7 +189,7 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
     #[inline(always)]
     unsafe fn end(&self, sum: V, scale: f32, column: usize) -> V {
         // SAFETY: the caller's promise, see `Vector`.
-        unsafe { D::end(sum, scale, self.w, column) }
+        unsafe { D::end(D::whole(sum, self.w, column), scale, self.w, column) }
     }
 }
 
@@ -288,10 +288,12 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
                 let inputs = [S::input(V::splat(*row.add(2 * unit))), S::input(V::splat(*row.add(2 * unit + 1)))];
                 if marks >> unit & 1 == 0 {
                     each_panel!(P, p, {
-                        let next = units[p].wrapping_add(unit + ahead).cast::<f32>();
-                        V::prefetch_near(next);
-                        V::prefetch_near(next.wrapping_add(LINE_WORDS));
-                        V::prefetch_near(next.wrapping_add(2 * LINE_WORDS));
+                        if P > 1 || step.panels > 1 {
+                            let next = units[p].wrapping_add(unit + ahead).cast::<f32>();
+                            V::prefetch_near(next);
+                            V::prefetch_near(next.wrapping_add(LINE_WORDS));
+                            V::prefetch_near(next.wrapping_add(2 * LINE_WORDS));
+                        }
                         for part in 0..N / 2 {
                             let words = tables[p].unfold(units[p].add(unit).cast(), part);
                             for line in 0..2 {

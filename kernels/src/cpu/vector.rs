@@ -40,6 +40,8 @@ pub(super) trait Vector: Copy {
     unsafe fn dot_bf16(self, a: Self, b: Self) -> Self;
     /// Lanes are four int8, and `self` an i32: `self + a0 b0 + a1 b1 + a2 b2 + a3 b3`.
     unsafe fn dot_int8(self, a: Self, b: Self) -> Self;
+    /// Lanes are i32.
+    unsafe fn add_ints(self, other: Self) -> Self;
     /// 16 bytes, again and again.
     unsafe fn repeat(from: *const u8) -> Self;
     /// Part `part` of a [`crate::folded::Unit`], whose codes stand for the 16 bytes that `self` repeats: of each of its two lines the

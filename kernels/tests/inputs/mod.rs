@@ -98,9 +98,10 @@ impl Inputs {
     }
 }
 
-/// Kernels of every instruction set of this processor.
+/// Kernels of every instruction set of this processor, with panels one by one and side by side.
 pub fn every_isa() -> Vec<Kernels> {
-    Isa::available().into_iter().map(|isa| Kernels::new(isa).unwrap()).collect()
+    let all = Isa::available().into_iter().map(|isa| Kernels::new(isa).unwrap());
+    all.flat_map(|kernels| [1, 8].map(|panels| kernels.side_by_side(panels))).collect()
 }
 
 /// `||out - expected|| / ||expected||`; infinite where one of them is NaN.
