@@ -234,7 +234,7 @@ impl Team {
         let mut first = 0;
         for (number, home) in self.homes[..homes].iter().enumerate().rev() {
             let (start, end) = (n * number / homes, n * (number + 1) / homes);
-            let share = if most { (end - start) * 7 / 8 } else { (end - start) / shares };
+            let share = if most { end - start - (end - start) / 8 } else { (end - start) / shares };
             first = (start + share.max(least)).min(end);
             home.work.store(work.cast_mut(), Ordering::Relaxed);
             home.call.store(call as *mut (), Ordering::Relaxed);
