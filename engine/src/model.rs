@@ -279,28 +279,20 @@ impl Model {
         pace: &mut Pace<'_>,
         sink: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
-        let (d, vocabulary) = (self.config.width, self.config.vocabulary);
+        let vocabulary = self.config.vocabulary;
         loop {
             plan_round(batch, read, &mut scratch.lens);
             let rows: usize = scratch.lens.iter().sum();
             if rows == 0 {
                 break;
             }
-            together(|| self.blocks_forward(batch, read, rows, scratch, pace))?;
-            let mut first = 0;
-            for (i, s) in batch.iter_mut().enumerate() {
-                let len = scratch.lens[i];
-                if len == 0 {
-                    continue;
-                }
-                s.state.advance(len);
-                read[i] += len;
-                if want.after_last() && read[i] == s.ids.len() {
-                    let row = first + len - 1;
-                    scratch.last[i * d..(i + 1) * d].copy_from_slice(&scratch.x[row * d..(row + 1) * d]);
-                }
-                first += len;
-            }
+            together(|| {
+                self.blocks_forward(batch, read, rows, scratch, pace)?;
+                self.advance(batch, read, want, scratch);
+                // All at once, when all have been read.
+                let at_end = batch.iter().zip(&*read).all(|(s, read)| *read == s.ids.len());
+                if at_end && want.after_last() { self.logits_after_last(batch.len(), scratch) } else { Ok(()) }
+            })?;
             pace.read(rows);
             let wide = match want {
                 Want::All => vocabulary,
@@ -317,10 +309,7 @@ impl Model {
             }
         }
         if want.after_last() {
-            let normed = scratch.normed.at_least(batch.len() * d);
             let logits = scratch.logits.at_least(batch.len() * vocabulary);
-            self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
-            together(|| self.kernels.matmul(normed, &self.head, logits))?;
             for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.ids.is_empty()) {
                 let row = &logits[i * vocabulary..(i + 1) * vocabulary];
                 match want {
@@ -330,6 +319,27 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Counts what a round has read, and keeps the rows that end sequences.
+    fn advance(&self, batch: &mut [Sequence<'_>], read: &mut [usize], want: Want, scratch: &mut Scratch) {
+        let (d, mut first) = (self.config.width, 0);
+        for (i, s) in batch.iter_mut().enumerate().filter(|(i, _)| scratch.lens[*i] > 0) {
+            let len = scratch.lens[i];
+            s.state.advance(len);
+            read[i] += len;
+            first += len;
+            if want.after_last() && read[i] == s.ids.len() {
+                scratch.last[i * d..(i + 1) * d].copy_from_slice(&scratch.x[(first - 1) * d..first * d]);
+            }
+        }
+    }
+
+    fn logits_after_last(&self, sequences: usize, scratch: &mut Scratch) -> Result<()> {
+        let normed = scratch.normed.at_least(sequences * self.config.width);
+        let logits = scratch.logits.at_least(sequences * self.config.vocabulary);
+        self.kernels.rms_norm(&scratch.last, &self.final_norm, self.config.norm_eps, normed)?;
+        Ok(self.kernels.matmul(normed, &self.head, logits)?)
     }
 
     fn logits_of_all(&self, rows: usize, want: Want, scratch: &mut Scratch) -> Result<()> {
