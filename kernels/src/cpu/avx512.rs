@@ -120,6 +120,11 @@ impl Vector for F32x16 {
         unsafe { Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_castps_si512(other.0)))) }
     }
     #[inline(always)]
+    unsafe fn flip_int8(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(self.0), _mm512_set1_epi8(-128)))) }
+    }
+    #[inline(always)]
     unsafe fn repeat(from: *const u8) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(_mm512_castsi512_ps(_mm512_broadcast_i32x4(_mm_loadu_si128(from.cast())))) }

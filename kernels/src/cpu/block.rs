@@ -25,10 +25,11 @@ thread_local! {
     static PANELS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
-/// Rows of a product as words, `[chunk][row][STRIDE]`, and a scale for each.
+/// Rows of a product as words, `[chunk][row][STRIDE]`, a scale for each, and what else a row is to be remembered by.
 pub(crate) struct Block {
     words: *mut u32,
     scales: *mut f32,
+    extras: *mut f32,
     rows: usize,
     words_per_row: usize,
 }
@@ -58,7 +59,7 @@ impl Block {
     pub(crate) fn with<R>(rows: usize, words_per_row: usize, work: impl FnOnce(&Block) -> R) -> R {
         let mut memory = MEMORY.take();
         let scales = rows.next_multiple_of(LINE);
-        let needed = LINE + scales + (words_per_row.div_ceil(CHUNK) * rows + BEHIND) * STRIDE;
+        let needed = LINE + 2 * scales + (words_per_row.div_ceil(CHUNK) * rows + BEHIND) * STRIDE;
         if memory.len() < needed {
             memory.resize(needed, 0);
         }
@@ -66,8 +67,8 @@ impl Block {
         let start = memory.as_ptr().align_offset(4 * LINE).min(LINE);
         let scales_at = memory[start..].as_mut_ptr();
         // SAFETY: `needed` words are there, `start` is at most LINE.
-        let words = unsafe { scales_at.add(scales) };
-        let result = work(&Block { words, scales: scales_at.cast(), rows, words_per_row });
+        let (extras, words) = unsafe { (scales_at.add(scales), scales_at.add(2 * scales)) };
+        let result = work(&Block { words, scales: scales_at.cast(), extras: extras.cast(), rows, words_per_row });
         // A product within `work` took memory of its own: the larger one stays.
         let inner = MEMORY.take();
         MEMORY.set(if inner.len() > memory.len() { inner } else { memory });
@@ -97,6 +98,13 @@ impl Block {
     pub(super) unsafe fn scale(&self, r: usize) -> *mut f32 {
         // SAFETY: the caller has `r` below the number of rows.
         unsafe { self.scales.add(r) }
+    }
+
+    /// What the type of weights has to remember of row `r`.
+    #[inline(always)]
+    pub(super) unsafe fn extra(&self, r: usize) -> *mut f32 {
+        // SAFETY: the caller has `r` below the number of rows.
+        unsafe { self.extras.add(r) }
     }
 }
 

@@ -38,9 +38,25 @@ pub(super) trait Dot {
     /// where it is to be `unsigned`.
     unsafe fn words(x: &[f32], scale: f32, unsigned: bool, to: *mut u32);
 
-    /// Asks for what the columns from `column` on need at the end.
+    /// Asks for what the columns of one row, from `column` on, need at the end.
     #[inline(always)]
     fn ask<V: Vector>(_w: &Matrix, _column: usize) {}
+
+    /// Bits that the sums of one row lack, by its words as [`Dot::words`] makes them for `V`, if those are `unsigned`.
+    #[inline(always)]
+    fn extra(_words: &[u32]) -> u32 {
+        0
+    }
+    /// As [`Dot::dot`], but for one row, whose sums need no more of memory than weights and scales: with its [`Dot::extra`] they are whole.
+    #[inline(always)]
+    unsafe fn dot_one<V: Vector>(sum: V, a: V, b: V) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { Self::dot(sum, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn whole_one<V: Vector>(sum: V, _extra: f32) -> V {
+        sum
+    }
 
     /// `sum + a . b`, lane by lane; `a` and `b` are words.
     unsafe fn dot<V: Vector>(sum: V, a: V, b: V) -> V;
@@ -133,9 +149,22 @@ impl Dot for Int8 {
     #[inline(always)]
     fn ask<V: Vector>(w: &Matrix, column: usize) {
         V::prefetch_near(w.scales().as_ptr().wrapping_add(column));
-        if V::UNSIGNED_INT8 {
-            V::prefetch_near(w.offsets().as_ptr().wrapping_add(column));
-        }
+    }
+    /// `-128 * sum(x)`: (w + 128) x exceeds w x by 128 x.
+    #[inline(always)]
+    fn extra(words: &[u32]) -> u32 {
+        let sum: i32 = words.iter().flat_map(|word| word.to_ne_bytes()).map(|x| i32::from(x) - 128).sum();
+        (-128_i32).wrapping_mul(sum) as u32
+    }
+    #[inline(always)]
+    unsafe fn dot_one<V: Vector>(sum: V, a: V, b: V) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { if V::UNSIGNED_INT8 { sum.dot_int8(b.flip_int8(), a.flip_int8()) } else { sum.dot_int8(a, b) } }
+    }
+    #[inline(always)]
+    unsafe fn whole_one<V: Vector>(sum: V, extra: f32) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { if V::UNSIGNED_INT8 { sum.add_ints(V::splat(extra)) } else { sum } }
     }
     #[inline(always)]
     unsafe fn whole<V: Vector>(sum: V, w: &Matrix, column: usize) -> V {
@@ -162,12 +191,17 @@ pub(super) unsafe fn take<D: Dot>(x: &[f32], block: &Block, rows: Range<usize>, 
         let scale = D::scale(x);
         // SAFETY: row r is of the block, whose rows have room for STEP words more than a chunk; only this part writes it.
         unsafe {
+            let mut extra = 0_u32;
             *block.scale(r) = scale;
             for (c, x) in x.chunks(CHUNK * D::WORD).enumerate() {
                 let (words, to) = (x.len().div_ceil(D::WORD), block.row(c * CHUNK, r));
                 D::words(x, scale, unsigned, to);
                 (words..words.next_multiple_of(STEP)).for_each(|at| *to.add(at) = D::FILL);
+                if unsigned {
+                    extra = extra.wrapping_add(D::extra(std::slice::from_raw_parts(to, words)));
+                }
             }
+            *block.extra(r) = f32::from_bits(extra);
         }
     }
 }

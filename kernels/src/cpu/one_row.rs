@@ -63,8 +63,8 @@ pub(super) trait Weights<V: Vector, const N: usize> {
     unsafe fn start(&self, column: usize) -> Self::Sum;
     /// Adds a step of the P panels from `first` on.
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[Self::Sum; N]; P]);
-    /// The results of the columns from `column` on.
-    unsafe fn end(&self, sum: Self::Sum, scale: f32, column: usize) -> V;
+    /// The results of the columns from `column` on; `row` has a scale and an extra.
+    unsafe fn end(&self, sum: Self::Sum, row: (f32, f32), column: usize) -> V;
 }
 
 /// The one row of a part times panels, P of them in registers at a time.
@@ -126,12 +126,12 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
                 (p, left) = (p + done, &mut left[done..]);
             }
         }
-        let scale = *job.block.scale(r);
+        let row = (*job.block.scale(r), *job.block.extra(r));
         for (p, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate() {
                 let column = column(p, j);
                 if column < n {
-                    let (out, sum) = (job.at(r, column), weights.end(*sum, scale, column));
+                    let (out, sum) = (job.at(r, column), weights.end(*sum, row, column));
                     let sum = if job.add { V::load_n(out, n - column).add(sum) } else { sum };
                     sum.store_n(out, n - column);
                 }
@@ -179,7 +179,7 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
                 each_panel!(P, p, {
                     for j in 0..N {
                         let words = V::load(from.add(p * self.w.panel_words() + i * PANEL + j * V::LANES));
-                        all[p][j] = D::dot(all[p][j], input, words);
+                        all[p][j] = D::dot_one(all[p][j], input, words);
                     }
                 });
             }
@@ -187,9 +187,9 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
         }
     }
     #[inline(always)]
-    unsafe fn end(&self, sum: V, scale: f32, column: usize) -> V {
+    unsafe fn end(&self, sum: V, (scale, extra): (f32, f32), column: usize) -> V {
         // SAFETY: the caller's promise, see `Vector`.
-        unsafe { D::end(D::whole(sum, self.w, column), scale, self.w, column) }
+        unsafe { D::end(D::whole_one(sum, extra), scale, self.w, column) }
     }
 }
 
@@ -328,7 +328,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
         }
     }
     #[inline(always)]
-    unsafe fn end(&self, sum: S, _: f32, _: usize) -> V {
+    unsafe fn end(&self, sum: S, _: (f32, f32), _: usize) -> V {
         // SAFETY: the caller's promise, see `Vector`.
         unsafe { sum.value() }
     }

@@ -42,6 +42,12 @@ pub(super) trait Vector: Copy {
     unsafe fn dot_int8(self, a: Self, b: Self) -> Self;
     /// Lanes are i32.
     unsafe fn add_ints(self, other: Self) -> Self;
+    /// Lanes are four int8, and 128 is added to each, with wrap-around: from signed to unsigned, and back. Only where
+    /// [`Vector::UNSIGNED_INT8`].
+    #[inline(always)]
+    unsafe fn flip_int8(self) -> Self {
+        self
+    }
     /// 16 bytes, again and again.
     unsafe fn repeat(from: *const u8) -> Self;
     /// Part `part` of a [`crate::folded::Unit`], whose codes stand for the 16 bytes that `self` repeats: of each of its two lines the
