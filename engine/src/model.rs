@@ -289,9 +289,9 @@ impl Model {
             together(|| {
                 self.blocks_forward(batch, read, rows, scratch, pace)?;
                 self.advance(batch, read, want, scratch);
-                // All at once, when all have been read.
-                let at_end = batch.iter().zip(&*read).all(|(s, read)| *read == s.ids.len());
-                if at_end && want.after_last() { self.logits_after_last(batch.len(), scratch) } else { Ok(()) }
+                // Of all at once, when all have been read.
+                let at_end = want.after_last() && batch.iter().zip(&*read).all(|(s, read)| *read == s.ids.len());
+                if at_end { self.logits_after_last(batch.len(), scratch) } else { Ok(()) }
             })?;
             pace.read(rows);
             let wide = match want {
@@ -335,6 +335,7 @@ impl Model {
         }
     }
 
+    /// Logits of the rows that end sequences, `[sequences, vocabulary]`, into `scratch.logits`.
     fn logits_after_last(&self, sequences: usize, scratch: &mut Scratch) -> Result<()> {
         let normed = scratch.normed.at_least(sequences * self.config.width);
         let logits = scratch.logits.at_least(sequences * self.config.vocabulary);

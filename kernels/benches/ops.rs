@@ -76,7 +76,7 @@ fn matmul_int8_64_rows<const SHAPE: usize>(bencher: Bencher, isa: Isa) {
 /// One row, so many panels side by side, with the best instruction set: is what `Kernels` chooses the best for this processor?
 #[divan::bench(args = [1, 2, 4, 8], consts = [0, 1])]
 fn matmul_1_row_side_by_side<const TYPE: usize>(bencher: Bencher, panels: usize) {
-    let kernels = Kernels::detect().expect("available").side_by_side(panels);
+    let kernels = Kernels::detect().expect("available").with_panels_side_by_side(panels);
     product_on(bencher, kernels, [Dtype::Bf16, Dtype::Int8][TYPE], 1, SHAPES[2]);
 }
 

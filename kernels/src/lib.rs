@@ -71,7 +71,7 @@ impl Kernels {
     /// One row goes through so many panels of weights side by side, 1 to 8, in place of what suits this processor: of use to
     /// compare. Bits do not depend on it.
     #[must_use]
-    pub fn side_by_side(self, panels: usize) -> Self {
+    pub fn with_panels_side_by_side(self, panels: usize) -> Self {
         Self { side_by_side: panels.clamp(1, cpu::MOST_SIDE_BY_SIDE), ..self }
     }
 
@@ -97,6 +97,6 @@ impl Kernels {
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernels").field("isa", &self.isa).finish_non_exhaustive()
+        f.debug_struct("Kernels").field("isa", &self.isa).field("side_by_side", &self.side_by_side).finish_non_exhaustive()
     }
 }

@@ -72,7 +72,7 @@ pub struct Matrix {
     folded: Option<Folded>,
     /// int8: what a column's sum is multiplied with; filled up to whole panels.
     scales: Vec<f32>,
-    /// int8: -128 times the sum of a column's weights, as bits: where the sum begins if inputs are stored as x + 128.
+    /// int8: -128 times the sum of a column's weights, as bits: what sums lack if inputs are stored as x + 128.
     offsets: Vec<f32>,
 }
 

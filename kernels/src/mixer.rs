@@ -21,7 +21,7 @@ use crate::shape::{ShapeError, length, sequences};
 pub struct Mixer<'a> {
     /// Heads and their sizes.
     pub shape: Gdn2Shape,
-    /// Taps of the convolution of queries `[4, HK]`.
+    /// Taps of the convolution of queries `[4, HK]`; a checkpoint and the GPU have `[HK, 4]`.
     pub q_taps: &'a [f32],
     /// Of keys `[4, HK]`.
     pub k_taps: &'a [f32],

@@ -254,9 +254,9 @@ impl Team {
         let mine = open.mine.get();
         drop(open);
         assert!(!self.failed.load(Ordering::Relaxed), "a part panicked on another thread");
-        if n >= 8 * homes {
-            // The faster one of two gets nine eighths of its home, where both begin with seven.
-            self.even.store((9 * n..=11 * n).contains(&(10 * homes * mine)), Ordering::Relaxed);
+        if n >= 16 * homes {
+            // The faster one of two gets up to nine eighths of a home, where both begin with seven.
+            self.even.store((15 * n..=17 * n).contains(&(16 * homes * mine)), Ordering::Relaxed);
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod inputs;
 
-use inputs::{Random, UGLY, assert_same, every_isa};
+use inputs::{Random, UGLY, assert_same, every_way};
 use palimpsest_kernels::{Dtype, Kernels, Matrix};
 
 /// Uniform, but some are 0, and some so small that their panel has no code for them.
@@ -46,7 +46,7 @@ fn folded_weights_are_the_weights() {
             if n >= 32 && k >= 384 {
                 assert!(folded.bytes() * 100 < unfolded.bytes() * 78, "[{n}, {k}]: {} of {}", folded.bytes(), unfolded.bytes());
             }
-            for kernels in every_isa() {
+            for kernels in every_way() {
                 for m in UGLY {
                     compare(&kernels, "folded", &random.vec(m * k, -1.0, 1.0), &folded, &unfolded);
                 }
@@ -72,7 +72,7 @@ fn numbers_at_the_ends_of_f32_are_as_unfolded() {
         for by in [1.0, 1e-38, 1e-25, 1e-15, 1e-14, 1e14, 1e20, f32::INFINITY] {
             for m in [1, 2, 33] {
                 let x: Vec<f32> = random.vec(m * k, -1.0, 1.0).iter().map(|x| x * by).collect();
-                every_isa().iter().for_each(|kernels| compare(kernels, "ends", &x, &folded, &unfolded));
+                every_way().iter().for_each(|kernels| compare(kernels, "ends", &x, &folded, &unfolded));
             }
         }
     }
@@ -92,7 +92,7 @@ fn weights_of_all_magnitudes_stay_as_they_are() {
     for (n, k, one_in) in [(70, 33, 100_000), (64, 256, 300)] {
         let w = weights(&mut random, n * k, one_in);
         let matrix = Matrix::pack(n, k, &w, Dtype::Bf16).unwrap();
-        for kernels in every_isa() {
+        for kernels in every_way() {
             for at in [0, k / 2, k - 1] {
                 let mut x = vec![0.0; k];
                 x[at] = 1.0;

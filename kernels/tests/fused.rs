@@ -3,7 +3,7 @@
 
 mod inputs;
 
-use inputs::{DTYPES, Random, assert_same, every_isa};
+use inputs::{DTYPES, Random, assert_same, every_way};
 use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, LayerOffsets, Matrix, Mixer, MixerRows, OutputGate, together};
 
 /// Weights and rows of a mixer, at random.
@@ -115,7 +115,7 @@ impl Written {
 fn a_mixer_at_once_is_its_operations() {
     let mut random = Random::fresh("a_mixer_at_once");
     let many = vec![1; 70]; // more than have their states at hand at once
-    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+    for (kernels, dtype) in every_way().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         for (heads, groups, key_dim, value_dim) in
             [(6, 1, 64, 64), (4, 2, 16, 48), (2, 1, 17, 33), (3, 1, 32, 8), (1, 3, 128, 64)]
         {
@@ -177,7 +177,7 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn a_swiglu_at_once_is_its_operations() {
     let mut random = Random::fresh("a_swiglu_at_once");
-    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+    for (kernels, dtype) in every_way().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         for (m, n, k) in [(0, 40, 7), (1, 1000, 384), (5, 33, 17), (130, 96, 64), (67, 400, 131)] {
             let x = random.vec(m * k, -1.0, 1.0);
             let [gate, up] = [(); 2].map(|()| Matrix::pack(n, k, &random.vec(n * k, -0.3, 0.3), dtype).unwrap());

@@ -3,7 +3,7 @@
 
 mod inputs;
 
-use inputs::{DTYPES, Inputs, Random, UGLY, assert_same, every_isa};
+use inputs::{DTYPES, Inputs, Random, UGLY, assert_same, every_isa, every_way};
 use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Matrix, OutputGate};
 
 const LENGTHS: [usize; 9] = [0, 1, 15, 16, 17, 63, 64, 65, 131];
@@ -11,7 +11,7 @@ const LENGTHS: [usize; 9] = [0, 1, 15, 16, 17, 63, 64, 65, 131];
 #[test]
 fn a_row_of_a_product_is_the_product_of_the_row() {
     let mut random = Random::fresh("a_row_of_a_product");
-    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+    for (kernels, dtype) in every_way().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         for (n, k) in [(1, 1), (33, 17), (64, 64), (300, 131), (97, 600), (256, 384)] {
             let w = Matrix::pack(n, k, &random.vec(n * k, -1.0, 1.0), dtype).unwrap();
             for m in UGLY {
@@ -35,7 +35,7 @@ fn a_row_of_a_product_is_the_product_of_the_row() {
 #[test]
 fn products_together_are_products_alone() {
     let mut random = Random::fresh("products_together");
-    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+    for (kernels, dtype) in every_way().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         for (m, k) in [(0, 5), (1, 384), (7, 131), (65, 64)] {
             let sizes = [384, 33, 64, 700];
             let w = sizes.map(|n| Matrix::pack(n, k, &random.vec(n * k, -1.0, 1.0), dtype).unwrap());
@@ -184,7 +184,7 @@ fn everything(kernels: &Kernels, random: &mut Random, dtype: Dtype) -> Vec<f32> 
 
 #[test]
 fn threads_change_nothing() {
-    for (kernels, dtype) in every_isa().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
+    for (kernels, dtype) in every_way().iter().flat_map(|k| DTYPES.map(|dtype| (k, dtype))) {
         let mut one: Option<Vec<f32>> = None;
         for threads in [1, 2, 3, 8] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -123,6 +123,11 @@ impl Vector for F32x8 {
         unsafe { Self(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_castps_si256(other.0)))) }
     }
     #[inline(always)]
+    unsafe fn flip_int8(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(_mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(self.0), _mm256_set1_epi8(-128)))) }
+    }
+    #[inline(always)]
     unsafe fn repeat(from: *const u8) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(_mm256_castsi256_ps(_mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())))) }

@@ -38,32 +38,36 @@ pub(super) trait Dot {
     /// where it is to be `unsigned`.
     unsafe fn words(x: &[f32], scale: f32, unsigned: bool, to: *mut u32);
 
-    /// Asks for what the columns of one row, from `column` on, need at the end.
-    #[inline(always)]
-    fn ask<V: Vector>(_w: &Matrix, _column: usize) {}
-
-    /// Bits that the sums of one row lack, by its words as [`Dot::words`] makes them for `V`, if those are `unsigned`.
-    #[inline(always)]
-    fn extra(_words: &[u32]) -> u32 {
-        0
-    }
-    /// As [`Dot::dot`], but for one row, whose sums need no more of memory than weights and scales: with its [`Dot::extra`] they are whole.
-    #[inline(always)]
-    unsafe fn dot_one<V: Vector>(sum: V, a: V, b: V) -> V {
-        // SAFETY: the caller's promise, see `Vector`.
-        unsafe { Self::dot(sum, a, b) }
-    }
-    #[inline(always)]
-    unsafe fn whole_one<V: Vector>(sum: V, _extra: f32) -> V {
-        sum
-    }
-
     /// `sum + a . b`, lane by lane; `a` and `b` are words.
     unsafe fn dot<V: Vector>(sum: V, a: V, b: V) -> V;
 
     /// The sums of columns from `column` on, where `sum` is of words as [`Dot::words`] makes them for `V`.
     #[inline(always)]
     unsafe fn whole<V: Vector>(sum: V, _w: &Matrix, _column: usize) -> V {
+        sum
+    }
+
+    /// Asks for what one row needs at the end, in the columns from `column` on, of a panel that goes `_alone` or not.
+    #[inline(always)]
+    fn ask<V: Vector>(_w: &Matrix, _column: usize, _alone: bool) {}
+
+    /// [`Dot::dot`] of one row and a panel that goes alone: sums then lack what [`Dot::extra`] says, one number for all columns, which so
+    /// need less of memory. It costs an instruction more, of which there are too many where panels go together.
+    #[inline(always)]
+    unsafe fn dot_alone<V: Vector>(sum: V, a: V, b: V) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { Self::dot(sum, a, b) }
+    }
+
+    /// What the sums of a row of `unsigned` words lack, as bits.
+    #[inline(always)]
+    fn extra(_words: &[u32]) -> u32 {
+        0
+    }
+
+    /// The sums, with their `extra`.
+    #[inline(always)]
+    unsafe fn whole_alone<V: Vector>(sum: V, _extra: f32) -> V {
         sum
     }
 
@@ -147,22 +151,25 @@ impl Dot for Int8 {
         activations::to_int8(x, scale, if unsigned { -128 } else { 0 }, to);
     }
     #[inline(always)]
-    fn ask<V: Vector>(w: &Matrix, column: usize) {
+    fn ask<V: Vector>(w: &Matrix, column: usize, alone: bool) {
         V::prefetch_near(w.scales().as_ptr().wrapping_add(column));
+        if V::UNSIGNED_INT8 && !alone {
+            V::prefetch_near(w.offsets().as_ptr().wrapping_add(column));
+        }
     }
-    /// `-128 * sum(x)`: (w + 128) x exceeds w x by 128 x.
+    #[inline(always)]
+    unsafe fn dot_alone<V: Vector>(sum: V, a: V, b: V) -> V {
+        // SAFETY: the caller's promise, see `Vector`.
+        unsafe { if V::UNSIGNED_INT8 { sum.dot_int8(b.flip_int8(), a.flip_int8()) } else { sum.dot_int8(a, b) } }
+    }
+    /// `-128 * sum(x)`: (w + 128) x exceeds w x by 128 x. What the last word is filled up with is -128 here and there.
     #[inline(always)]
     fn extra(words: &[u32]) -> u32 {
         let sum: i32 = words.iter().flat_map(|word| word.to_ne_bytes()).map(|x| i32::from(x) - 128).sum();
         (-128_i32).wrapping_mul(sum) as u32
     }
     #[inline(always)]
-    unsafe fn dot_one<V: Vector>(sum: V, a: V, b: V) -> V {
-        // SAFETY: the caller's promise, see `Vector`.
-        unsafe { if V::UNSIGNED_INT8 { sum.dot_int8(b.flip_int8(), a.flip_int8()) } else { sum.dot_int8(a, b) } }
-    }
-    #[inline(always)]
-    unsafe fn whole_one<V: Vector>(sum: V, extra: f32) -> V {
+    unsafe fn whole_alone<V: Vector>(sum: V, extra: f32) -> V {
         // SAFETY: the caller's promise, see `Vector`.
         unsafe { if V::UNSIGNED_INT8 { sum.add_ints(V::splat(extra)) } else { sum } }
     }
@@ -189,7 +196,8 @@ pub(super) unsafe fn take<D: Dot>(x: &[f32], block: &Block, rows: Range<usize>, 
     let k = x.len() / block.rows();
     for (r, x) in rows.clone().zip(x[rows.start * k..rows.end * k].chunks_exact(k)) {
         let scale = D::scale(x);
-        // SAFETY: row r is of the block, whose rows have room for STEP words more than a chunk; only this part writes it.
+        // SAFETY: row r is of the block, whose rows have room for STEP words more than a chunk; only this part writes it. `D::words` has
+        // written as many words as `D::extra` reads.
         unsafe {
             let mut extra = 0_u32;
             *block.scale(r) = scale;

@@ -117,6 +117,11 @@ impl Vector for F32x4 {
         unsafe { Self(vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0), vreinterpretq_s32_f32(other.0)))) }
     }
     #[inline(always)]
+    unsafe fn flip_int8(self) -> Self {
+        // SAFETY: see `Vector`.
+        unsafe { Self(vreinterpretq_f32_u8(veorq_u8(vreinterpretq_u8_f32(self.0), vdupq_n_u8(128)))) }
+    }
+    #[inline(always)]
     unsafe fn repeat(from: *const u8) -> Self {
         // SAFETY: see `Vector`.
         unsafe { Self(vreinterpretq_f32_u8(vld1q_u8(from))) }

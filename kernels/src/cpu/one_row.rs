@@ -1,6 +1,6 @@
 //! One row times weights: what a decode step is made of. It waits for memory and for little else. To Intel's processors several streams come
 //! from there faster than one: so up to 8 panels are gone through side by side, a step of 16 lines of each in turn. AMD's foresee a single
-//! stream, and are the slower the more there are: there panels are gone through one by one, and nothing is asked for.
+//! stream, and are the slower the more there are: there panels are gone through one by one, and no weights are asked for.
 #![allow(clippy::needless_range_loop)] // closures are not always compiled for the instruction set of who calls them; plain loops are
 
 use std::ops::Range;
@@ -27,8 +27,18 @@ pub(super) struct Step {
     /// Panels side by side, and how many units further on each is asked for.
     panels: usize,
     ahead: usize,
+    /// Are weights asked for ahead?
+    asks: bool,
     /// The last step of the panels: the next ones are asked for then.
     last: bool,
+}
+
+/// What results need to know of the row.
+pub(super) struct End {
+    scale: f32,
+    extra: f32,
+    /// The panel went by itself, not together with others.
+    alone: bool,
 }
 
 /// Does `$work` for each panel below P, 4 at most, written out: where the compiler keeps a loop, sums go through memory.
@@ -59,12 +69,14 @@ pub(super) trait Weights<V: Vector, const N: usize> {
     /// The sums of a register's columns, as far as they are.
     type Sum: Copy;
 
-    /// Of the columns from `column` on, at first; what they need at the end is asked for.
-    unsafe fn start(&self, column: usize) -> Self::Sum;
-    /// Adds a step of the P panels from `first` on.
+    /// At first.
+    unsafe fn zero() -> Self::Sum;
+    /// Asks for what the columns from `column` on need at the end, of a panel that goes `alone` or not.
+    fn ask(&self, column: usize, alone: bool);
+    /// Adds a step of the P panels from `first` on; a single one goes alone.
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[Self::Sum; N]; P]);
-    /// The results of the columns from `column` on; `row` has a scale and an extra.
-    unsafe fn end(&self, sum: Self::Sum, row: (f32, f32), column: usize) -> V;
+    /// The results of the columns from `column` on.
+    unsafe fn end(&self, sum: Self::Sum, row: &End, column: usize) -> V;
 }
 
 /// The one row of a part times panels, P of them in registers at a time.
@@ -91,20 +103,30 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
     panels: Range<usize>,
 ) {
     let (r, n, words) = (job.rows.start, job.w.rows(), job.block.words_per_row());
+    // They go by four, two and one.
+    let alone = |p: usize| P == 1 || panels.len() % 2 == 1 && p + 1 == panels.len();
     let column = |p: usize, j: usize| (panels.start + p) * PANEL + j * V::LANES;
     // SAFETY: a block has `Dot::FILL` behind a row up to whole steps; the panels are the caller's; results go to row r and columns below N;
     // for the rest see `Vector`.
     unsafe {
-        let mut sums = [[weights.start(0); N]; MOST_SIDE_BY_SIDE];
+        let mut sums = [[W::zero(); N]; MOST_SIDE_BY_SIDE];
         let sums = &mut sums[..panels.len()];
-        for (p, sums) in sums.iter_mut().enumerate() {
-            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = weights.start(column(p, j)));
+        for p in 0..panels.len() {
+            (0..N).for_each(|j| weights.ask(column(p, j), alone(p)));
         }
         let ahead = (AHEAD / panels.len().max(1)).clamp(4, UNITS);
         for from in (0..words).step_by(TILE_LINES) {
             let row = job.block.row(from / CHUNK * CHUNK, r).add(from % CHUNK).cast();
             let (number, last) = (from / TILE_LINES, from + TILE_LINES >= words);
-            let step = Step { number, row, words: TILE_LINES.min(words - from), panels: panels.len(), ahead, last };
+            let step = Step {
+                number,
+                row,
+                words: TILE_LINES.min(words - from),
+                panels: panels.len(),
+                ahead,
+                asks: job.side_by_side > 1,
+                last,
+            };
             let (mut p, mut left) = (panels.start, &mut *sums);
             while !left.is_empty() {
                 let done = if P >= 4
@@ -126,12 +148,13 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
                 (p, left) = (p + done, &mut left[done..]);
             }
         }
-        let row = (*job.block.scale(r), *job.block.extra(r));
+        let (scale, extra) = (*job.block.scale(r), *job.block.extra(r));
         for (p, sums) in sums.iter().enumerate() {
+            let row = End { scale, extra, alone: alone(p) };
             for (j, sum) in sums.iter().enumerate() {
                 let column = column(p, j);
                 if column < n {
-                    let (out, sum) = (job.at(r, column), weights.end(*sum, row, column));
+                    let (out, sum) = (job.at(r, column), weights.end(*sum, &row, column));
                     let sum = if job.add { V::load_n(out, n - column).add(sum) } else { sum };
                     sum.store_n(out, n - column);
                 }
@@ -156,10 +179,13 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
     type Sum = V;
 
     #[inline(always)]
-    unsafe fn start(&self, column: usize) -> V {
-        D::ask::<V>(self.w, column);
+    unsafe fn zero() -> V {
         // SAFETY: the caller's promise, see `Vector`.
         unsafe { V::splat(0.0) }
+    }
+    #[inline(always)]
+    fn ask(&self, column: usize, alone: bool) {
+        D::ask::<V>(self.w, column, alone);
     }
     #[inline(always)]
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[V; N]; P]) {
@@ -170,7 +196,7 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
             let mut all = *sums;
             for i in 0..step.words {
                 let input = V::splat(*step.row.add(i));
-                if step.last && (P > 1 || step.panels > 1) {
+                if step.last && (P > 1 || step.asks) {
                     for p in (0..P).map(|p| p + step.panels) {
                         let next = panel.wrapping_add(p * self.w.panel_words() + i * PANEL);
                         (0..PANEL / LINE_WORDS).for_each(|line| V::prefetch_near(next.wrapping_add(line * LINE_WORDS)));
@@ -179,7 +205,8 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
                 each_panel!(P, p, {
                     for j in 0..N {
                         let words = V::load(from.add(p * self.w.panel_words() + i * PANEL + j * V::LANES));
-                        all[p][j] = D::dot_one(all[p][j], input, words);
+                        let sum = all[p][j];
+                        all[p][j] = if P == 1 { D::dot_alone(sum, input, words) } else { D::dot(sum, input, words) };
                     }
                 });
             }
@@ -187,9 +214,12 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
         }
     }
     #[inline(always)]
-    unsafe fn end(&self, sum: V, (scale, extra): (f32, f32), column: usize) -> V {
+    unsafe fn end(&self, sum: V, row: &End, column: usize) -> V {
         // SAFETY: the caller's promise, see `Vector`.
-        unsafe { D::end(D::whole_one(sum, extra), scale, self.w, column) }
+        unsafe {
+            let sum = if row.alone { D::whole_alone(sum, row.extra) } else { D::whole(sum, self.w, column) };
+            D::end(sum, row.scale, self.w, column)
+        }
     }
 }
 
@@ -258,10 +288,12 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
     type Sum = S;
 
     #[inline(always)]
-    unsafe fn start(&self, _: usize) -> S {
+    unsafe fn zero() -> S {
         // SAFETY: the caller's promise, see `Vector`.
         unsafe { S::zero() }
     }
+    #[inline(always)]
+    fn ask(&self, _: usize, _: bool) {}
     /// Whole steps: what there is beyond `words` changes no sum.
     #[inline(always)]
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[S; N]; P]) {
@@ -288,7 +320,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
                 let inputs = [S::input(V::splat(*row.add(2 * unit))), S::input(V::splat(*row.add(2 * unit + 1)))];
                 if marks >> unit & 1 == 0 {
                     each_panel!(P, p, {
-                        if P > 1 || step.panels > 1 {
+                        if P > 1 || step.asks {
                             let next = units[p].wrapping_add(unit + ahead).cast::<f32>();
                             V::prefetch_near(next);
                             V::prefetch_near(next.wrapping_add(LINE_WORDS));
@@ -328,7 +360,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
         }
     }
     #[inline(always)]
-    unsafe fn end(&self, sum: S, _: (f32, f32), _: usize) -> V {
+    unsafe fn end(&self, sum: S, _: &End, _: usize) -> V {
         // SAFETY: the caller's promise, see `Vector`.
         unsafe { sum.value() }
     }

@@ -40,14 +40,10 @@ pub(super) trait Vector: Copy {
     unsafe fn dot_bf16(self, a: Self, b: Self) -> Self;
     /// Lanes are four int8, and `self` an i32: `self + a0 b0 + a1 b1 + a2 b2 + a3 b3`.
     unsafe fn dot_int8(self, a: Self, b: Self) -> Self;
-    /// Lanes are i32.
+    /// Lanes are i32; what is beyond them wraps around.
     unsafe fn add_ints(self, other: Self) -> Self;
-    /// Lanes are four int8, and 128 is added to each, with wrap-around: from signed to unsigned, and back. Only where
-    /// [`Vector::UNSIGNED_INT8`].
-    #[inline(always)]
-    unsafe fn flip_int8(self) -> Self {
-        self
-    }
+    /// Lanes are four int8, and 128 is added to each, with wrap-around: from signed to unsigned, and back.
+    unsafe fn flip_int8(self) -> Self;
     /// 16 bytes, again and again.
     unsafe fn repeat(from: *const u8) -> Self;
     /// Part `part` of a [`crate::folded::Unit`], whose codes stand for the 16 bytes that `self` repeats: of each of its two lines the

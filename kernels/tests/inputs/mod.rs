@@ -98,10 +98,14 @@ impl Inputs {
     }
 }
 
-/// Kernels of every instruction set of this processor, with panels one by one and side by side.
+/// Kernels of every instruction set of this processor.
 pub fn every_isa() -> Vec<Kernels> {
-    let all = Isa::available().into_iter().map(|isa| Kernels::new(isa).unwrap());
-    all.flat_map(|kernels| [1, 8].map(|panels| kernels.side_by_side(panels))).collect()
+    Isa::available().into_iter().map(|isa| Kernels::new(isa).unwrap()).collect()
+}
+
+/// The same, with panels one by one and side by side: one row is multiplied otherwise.
+pub fn every_way() -> Vec<Kernels> {
+    every_isa().iter().flat_map(|kernels| [1, 8].map(|panels| kernels.with_panels_side_by_side(panels))).collect()
 }
 
 /// `||out - expected|| / ||expected||`; infinite where one of them is NaN.
