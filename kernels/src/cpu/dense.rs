@@ -47,9 +47,9 @@ pub(super) trait Dot {
         sum
     }
 
-    /// Asks for what one row needs at the end, in the columns from `column` on, of a panel that goes `_alone` or not.
+    /// Asks for what one row needs at the end, in the columns from `column` on.
     #[inline(always)]
-    fn ask<V: Vector>(_w: &Matrix, _column: usize, _alone: bool) {}
+    fn ask<V: Vector>(_w: &Matrix, _column: usize) {}
 
     /// [`Dot::dot`] of one row and a panel that goes alone: sums then lack what [`Dot::extra`] says, one number for all columns, which so
     /// need less of memory. It costs an instruction more, of which there are too many where panels go together.
@@ -151,9 +151,9 @@ impl Dot for Int8 {
         activations::to_int8(x, scale, if unsigned { -128 } else { 0 }, to);
     }
     #[inline(always)]
-    fn ask<V: Vector>(w: &Matrix, column: usize, alone: bool) {
+    fn ask<V: Vector>(w: &Matrix, column: usize) {
         V::prefetch_near(w.scales().as_ptr().wrapping_add(column));
-        if V::UNSIGNED_INT8 && !alone {
+        if V::UNSIGNED_INT8 {
             V::prefetch_near(w.offsets().as_ptr().wrapping_add(column));
         }
     }

@@ -1,6 +1,6 @@
 //! One row times weights: what a decode step is made of. It waits for memory and for little else. To Intel's processors several streams come
 //! from there faster than one: so up to 8 panels are gone through side by side, a step of 16 lines of each in turn. AMD's foresee a single
-//! stream, and are the slower the more there are: there panels are gone through one by one, and no weights are asked for.
+//! stream, and are the slower the more there are: there panels are gone through one by one, and nothing is asked for.
 #![allow(clippy::needless_range_loop)] // closures are not always compiled for the instruction set of who calls them; plain loops are
 
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub(super) struct Step {
     /// Panels side by side, and how many units further on each is asked for.
     panels: usize,
     ahead: usize,
-    /// Are weights asked for ahead?
+    /// Is anything asked for ahead?
     asks: bool,
     /// The last step of the panels: the next ones are asked for then.
     last: bool,
@@ -71,8 +71,8 @@ pub(super) trait Weights<V: Vector, const N: usize> {
 
     /// At first.
     unsafe fn zero() -> Self::Sum;
-    /// Asks for what the columns from `column` on need at the end, of a panel that goes `alone` or not.
-    fn ask(&self, column: usize, alone: bool);
+    /// Asks for what the columns from `column` on need at the end.
+    fn ask(&self, column: usize);
     /// Adds a step of the P panels from `first` on; a single one goes alone.
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[Self::Sum; N]; P]);
     /// The results of the columns from `column` on.
@@ -111,22 +111,17 @@ unsafe fn side_by_side<V: Vector, W: Weights<V, N>, const N: usize, const P: usi
     unsafe {
         let mut sums = [[W::zero(); N]; MOST_SIDE_BY_SIDE];
         let sums = &mut sums[..panels.len()];
-        for p in 0..panels.len() {
-            (0..N).for_each(|j| weights.ask(column(p, j), alone(p)));
+        let asks = job.side_by_side > 1;
+        if asks {
+            for p in 0..panels.len() {
+                (0..N).for_each(|j| weights.ask(column(p, j)));
+            }
         }
         let ahead = (AHEAD / panels.len().max(1)).clamp(4, UNITS);
         for from in (0..words).step_by(TILE_LINES) {
             let row = job.block.row(from / CHUNK * CHUNK, r).add(from % CHUNK).cast();
             let (number, last) = (from / TILE_LINES, from + TILE_LINES >= words);
-            let step = Step {
-                number,
-                row,
-                words: TILE_LINES.min(words - from),
-                panels: panels.len(),
-                ahead,
-                asks: job.side_by_side > 1,
-                last,
-            };
+            let step = Step { number, row, words: TILE_LINES.min(words - from), panels: panels.len(), ahead, asks, last };
             let (mut p, mut left) = (panels.start, &mut *sums);
             while !left.is_empty() {
                 let done = if P >= 4
@@ -184,8 +179,8 @@ impl<V: Vector, D: Dot, const N: usize> Weights<V, N> for Lines<'_, D> {
         unsafe { V::splat(0.0) }
     }
     #[inline(always)]
-    fn ask(&self, column: usize, alone: bool) {
-        D::ask::<V>(self.w, column, alone);
+    fn ask(&self, column: usize) {
+        D::ask::<V>(self.w, column);
     }
     #[inline(always)]
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[V; N]; P]) {
@@ -293,7 +288,7 @@ impl<V: Vector, S: Sum<V>, const N: usize> Weights<V, N> for Unfolding<'_, S> {
         unsafe { S::zero() }
     }
     #[inline(always)]
-    fn ask(&self, _: usize, _: bool) {}
+    fn ask(&self, _: usize) {}
     /// Whole steps: what there is beyond `words` changes no sum.
     #[inline(always)]
     unsafe fn add<const P: usize>(&self, first: usize, step: &Step, sums: &mut [[S; N]; P]) {
