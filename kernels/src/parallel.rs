@@ -106,8 +106,10 @@ struct Team {
     /// Each is some threads' own: parts that follow one another in memory then go to one thread, whose core has asked for what comes next.
     /// Who is done with its home helps in others.
     homes: [Home; HOMES],
-    /// Items of the open region that others than the leader are done with.
+    /// Items that others than the leader are done with, of this and all earlier regions.
     done: Alone<AtomicUsize>,
+    /// What `done` was before the open region.
+    before: AtomicUsize,
     /// There will be no more regions.
     over: Alone<AtomicBool>,
     /// Threads that stand by.
@@ -206,10 +208,12 @@ impl Drop for Open<'_> {
             }
         }
         let mut looks = 0;
-        while self.team.done.0.load(Ordering::Acquire) != taken - self.mine.get() {
+        let done = self.team.before.load(Ordering::Relaxed).wrapping_add(taken - self.mine.get());
+        while self.team.done.0.load(Ordering::Acquire) != done {
             looks += 1;
             if looks < LOOKS { spin_loop() } else { yield_now() }
         }
+        self.team.before.store(done, Ordering::Relaxed);
         TEAM.set(self.team);
     }
 }
@@ -230,7 +234,6 @@ impl Team {
         let shares = threads.div_ceil(homes) + 1;
         // Threads that are about as fast as one another begin with seven eighths of their homes. Elsewhere the slow ones would end last.
         let most = shares == 2 && self.even.load(Ordering::Relaxed);
-        self.done.0.store(0, Ordering::Relaxed);
         let mut first = 0;
         for (number, home) in self.homes[..homes].iter().enumerate().rev() {
             let (start, end) = (n * number / homes, n * (number + 1) / homes);
