@@ -108,8 +108,6 @@ struct Team {
     homes: [Home; HOMES],
     /// Items that others than the leader are done with, of this and all earlier regions.
     done: Alone<AtomicUsize>,
-    /// What `done` was before the open region.
-    before: AtomicUsize,
     /// There will be no more regions.
     over: Alone<AtomicBool>,
     /// Threads that stand by.
@@ -194,6 +192,8 @@ struct Open<'a> {
     team: &'a Team,
     n: usize,
     homes: usize,
+    /// What `done` was before: nobody adds to it between regions.
+    before: usize,
     /// Items that the leader took.
     mine: Cell<usize>,
 }
@@ -208,12 +208,11 @@ impl Drop for Open<'_> {
             }
         }
         let mut looks = 0;
-        let done = self.team.before.load(Ordering::Relaxed).wrapping_add(taken - self.mine.get());
+        let done = self.before.wrapping_add(taken - self.mine.get());
         while self.team.done.0.load(Ordering::Acquire) != done {
             looks += 1;
             if looks < LOOKS { spin_loop() } else { yield_now() }
         }
-        self.team.before.store(done, Ordering::Relaxed);
         TEAM.set(self.team);
     }
 }
@@ -234,7 +233,7 @@ impl Team {
         let shares = threads.div_ceil(homes) + 1;
         // Threads that are about as fast as one another begin with seven eighths of their homes. Elsewhere the slow ones would end last.
         let most = shares == 2 && self.even.load(Ordering::Relaxed);
-        let mut first = 0;
+        let (before, mut first) = (self.done.0.load(Ordering::Relaxed), 0);
         for (number, home) in self.homes[..homes].iter().enumerate().rev() {
             let (start, end) = (n * number / homes, n * (number + 1) / homes);
             let share = if most { end - start - (end - start) / 8 } else { (end - start) / shares };
@@ -250,7 +249,7 @@ impl Team {
             home.items.store(packed(if number == 0 { first } else { start }..end), Ordering::Release);
         }
         TEAM.set(null());
-        let open = Open { team: self, n, homes, mine: Cell::new(first) };
+        let open = Open { team: self, n, homes, before, mine: Cell::new(first) };
         // SAFETY: nobody else takes it, and `open` waits for all others.
         unsafe { self.homes[0].run(0..first) };
         self.take_parts(0, homes, &open.mine);

@@ -19,8 +19,8 @@ const AHEAD: usize = 32;
 /// Lines ahead of the one in work that are asked for, in each panel. Fewer than a step has: what follows it is on its way when it ends.
 const SOON: usize = 12;
 /// Panels of so many lines are of larger matrices, which lie farther away: they are asked for two steps ahead, into the second cache, and
-/// again for the first one. (Emerald Rapids, int8: 151 million weights 1.08 times as fast as without, with 1 and 2 threads; but with
-/// that, the 96 lines of the pilot 0.96 times, and with SOON alone 1.02.)
+/// again for the first one. (Emerald Rapids, int8: 151 million weights 1.08 times as fast as without, with 1 and 2 threads; but the
+/// pilot, whose panels have 96 lines, 0.96 times as fast as with SOON.)
 const LONG: usize = 128;
 const LATER: usize = 2 * TILE_LINES;
 const SOONER: usize = 8;
@@ -37,7 +37,7 @@ pub(super) struct Step {
     ahead: usize,
     /// Is anything asked for ahead?
     asks: bool,
-    /// The last step of the panels: the next ones are asked for then.
+    /// The last step of the panels: the next folded ones are asked for then.
     last: bool,
 }
 
