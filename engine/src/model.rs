@@ -6,7 +6,7 @@
 //! Every row depends on its own tokens alone, bit for bit, whatever is read beside it: the kernels promise it for products
 //! and recurrences, and nothing here mixes rows. The plain twin of this file is `twin.rs`.
 
-use palimpsest_kernels::{Dtype, Floats, Gdn2Shape, Kernels, Matrix, Mixer, MixerRows, together};
+use palimpsest_kernels::{Dtype, Floats, Gdn2Shape, Kernels, Layer, LayerRows, Matrix, Mixer, together};
 
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Part};
@@ -379,74 +379,67 @@ impl Model {
         }
         for (layer, block) in self.blocks.iter().enumerate() {
             pace.check()?;
-            self.mixer(layer, block, batch, rows, scratch)?;
-            self.mlp(block, rows, scratch)?;
+            self.layer(layer, block, batch, rows, scratch)?;
         }
         Ok(())
     }
 
-    /// `x += mixer(norm(x))`, the recurrence of arXiv 2605.22791 eq. 9 with its projections.
-    fn mixer(&self, layer: usize, block: &Block, batch: &mut [Sequence<'_>], rows: usize, scratch: &mut Scratch) -> Result<()> {
-        let (c, kernels) = (&self.config, &self.kernels);
-        let (hk, hv) = (rows * c.key_width(), rows * c.value_width());
-        let Scratch { x, normed, q, k, v, raw_q, raw_k, raw_v, b, w, g, decay_low, gate_low, gate, out, mixed, .. } = scratch;
-        let (lens, transitions) = (&scratch.lens, &mut scratch.transitions);
-        let (nothing, thrown_away) = (&mut scratch.nothing, &mut scratch.thrown_away);
-        let x = &mut x[..rows * c.width];
-        let normed = normed.at_least(rows * c.width);
-        kernels.rms_norm(x, &block.attn_norm, c.norm_eps, normed)?;
-
-        let (q, k, v) = (q.at_least(hk), k.at_least(hk), v.at_least(hv));
-        let (raw_q, raw_k, raw_v) = (raw_q.at_least(hk), raw_k.at_least(hk), raw_v.at_least(hv));
-        let (b, w, g) = (b.at_least(hk), w.at_least(hv), g.at_least(hk));
-        let (decay_low, gate_low) = (decay_low.at_least(rows * c.decay_rank), gate_low.at_least(rows * c.gate_rank));
-        kernels.matmul_each(
-            normed,
-            [&block.q, &block.k, &block.v, &block.b, &block.w, &block.f_down, &block.g_down],
-            [&mut *raw_q, &mut *raw_k, &mut *raw_v, &mut *b, &mut *w, &mut *decay_low, &mut *gate_low],
-        )?;
-        let (out, gate, mixed) = (out.at_least(hv), gate.at_least(hv), mixed.at_least(hv));
-        let rows = MixerRows {
-            raw_q,
-            raw_k,
-            raw_v,
-            decay_low,
-            gate_low,
-            b: &mut *b,
-            w,
-            q: &mut *q,
-            k: &mut *k,
-            v,
-            g: &mut *g,
-            gate,
-            out,
-            mixed: &mut *mixed,
+    /// One layer, the recurrence of arXiv 2605.22791 eq. 9 with its projections, and SwiGLU.
+    fn layer(&self, layer: usize, block: &Block, batch: &mut [Sequence<'_>], rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let (c, kernels, s) = (&self.config, &self.kernels, scratch);
+        let (d, hk, hv) = (rows * c.width, rows * c.key_width(), rows * c.value_width());
+        let all = LayerRows {
+            x: s.x.at_least(d),
+            normed: s.normed.at_least(d),
+            raw_q: s.raw_q.at_least(hk),
+            raw_k: s.raw_k.at_least(hk),
+            raw_v: s.raw_v.at_least(hv),
+            b: s.b.at_least(hk),
+            w: s.w.at_least(hv),
+            decay_low: s.decay_low.at_least(rows * c.decay_rank),
+            gate_low: s.gate_low.at_least(rows * c.gate_rank),
+            q: s.q.at_least(hk),
+            k: s.k.at_least(hk),
+            v: s.v.at_least(hv),
+            g: s.g.at_least(hk),
+            gate: s.gate.at_least(hv),
+            out: s.out.at_least(hv),
+            mixed: s.mixed.at_least(hv),
+            hidden: s.hidden.at_least(rows * c.hidden),
         };
-        kernels.mix(&block.mixer(c), lens, rows, batch, layer_offsets(c, layer))?;
-        if !transitions.is_empty() {
+        kernels.layer(&block.layer(c), &s.lens, all, batch, layer_offsets(c, layer))?;
+        if !s.transitions.is_empty() {
             // The same steps on the identity, with nothing written: their product.
             let shape = Gdn2Shape { value_heads: c.heads, value_dim: c.key_dim, ..c.gdn2() };
-            let (nothing, out) = (nothing.at_least(hk), thrown_away.at_least(hk));
+            let (nothing, out) = (s.nothing.at_least(hk), s.thrown_away.at_least(hk));
             let at = layer * shape.heads * shape.key_dim * shape.key_dim;
-            kernels.gdn2(&shape, lens, q, k, nothing, g, b, nothing, transitions, at, out)?;
+            let (q, k, g, b) = (&s.q[..hk], &s.k[..hk], &s.g[..hk], &s.b[..hk]);
+            kernels.gdn2(&shape, &s.lens, q, k, nothing, g, b, nothing, &mut s.transitions, at, out)?;
         }
-        Ok(kernels.matmul_add(mixed, &block.o, x)?)
-    }
-
-    /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
-    fn mlp(&self, block: &Block, rows: usize, scratch: &mut Scratch) -> Result<()> {
-        let (c, kernels) = (&self.config, &self.kernels);
-        let Scratch { x, normed, hidden, .. } = scratch;
-        let x = &mut x[..rows * c.width];
-        let normed = normed.at_least(rows * c.width);
-        kernels.rms_norm(x, &block.mlp_norm, c.norm_eps, normed)?;
-        let hidden = hidden.at_least(rows * c.hidden);
-        kernels.matmul_swiglu(normed, &block.gate, &block.up, hidden)?;
-        Ok(kernels.matmul_add(hidden, &block.down, x)?)
+        Ok(())
     }
 }
 
 impl Block {
+    fn layer<'a>(&'a self, c: &Config) -> Layer<'a> {
+        Layer {
+            mixer_norm: &self.attn_norm,
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            b: &self.b,
+            w: &self.w,
+            f_down: &self.f_down,
+            g_down: &self.g_down,
+            mixer: self.mixer(c),
+            o: &self.o,
+            mlp_norm: &self.mlp_norm,
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+        }
+    }
+
     fn mixer<'a>(&'a self, c: &Config) -> Mixer<'a> {
         Mixer {
             shape: c.gdn2(),

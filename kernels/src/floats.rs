@@ -20,6 +20,9 @@ pub struct Floats {
 }
 
 impl Floats {
+    /// None.
+    pub(crate) const EMPTY: Self = Self { numbers: Vec::new(), start: 0, len: 0 };
+
     /// `n` zeros.
     #[must_use]
     pub fn zeros(n: usize) -> Self {

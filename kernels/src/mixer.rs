@@ -96,7 +96,7 @@ pub struct LayerOffsets {
 }
 
 /// About the most rows of heads that go through all operations at once, unless one alone has more: what lies between them stays in the first cache.
-const ROW_HEADS: usize = 8;
+pub(crate) const ROW_HEADS: usize = 8;
 
 impl Kernels {
     /// Takes the rows of all sequences through the middle of a mixer: from raw projections to `mixed`. Sequence i has `lens[i]`
@@ -174,7 +174,7 @@ impl Kernels {
     }
 
     /// Some heads of consecutive sequences, at least one.
-    unsafe fn mix_heads(&self, m: &Mixer<'_>, to: &Places<'_>, sequences: &[Rows], at: LayerOffsets, heads: Range<usize>) {
+    pub(crate) unsafe fn mix_heads(&self, m: &Mixer<'_>, to: &Places, sequences: &[Rows], at: LayerOffsets, heads: Range<usize>) {
         let (table, s) = (self.table, &m.shape);
         let (first, m_rows) = (sequences[0].first, sequences.iter().map(|s| s.len).sum::<usize>());
         let value_heads = heads.start * s.value_heads / s.heads..heads.end * s.value_heads / s.heads;
@@ -195,7 +195,7 @@ impl Kernels {
                 for r in sequences {
                     let (from, until) = (r.first * width, (r.first + r.len) * width);
                     let (state, out) = (Shared(r.state.get().add(at)), Shared(out.get().add(from)));
-                    let job = Conv { channels: width, tokens: r.len, x: &x[from..until], taps, state, out };
+                    let job = Conv { channels: width, tokens: r.len, x: x.read(from..until), taps, state, out };
                     (table.conv_silu)(&job, columns.clone());
                 }
             }
@@ -239,10 +239,10 @@ impl Kernels {
     }
 
     /// Some rows times the panels of some columns.
-    unsafe fn up(&self, x: &[f32], w: &Matrix, out: Shared, rows: &Range<usize>, columns: &Range<usize>, add: bool) {
-        let x = &x[rows.start * w.cols()..rows.end * w.cols()];
-        // SAFETY: the rows lie in `out`; the columns are whole panels, of the caller alone.
+    unsafe fn up(&self, x: Shared, w: &Matrix, out: Shared, rows: &Range<usize>, columns: &Range<usize>, add: bool) {
+        // SAFETY: the rows lie in `x` and `out`; the columns are whole panels, of the caller alone.
         unsafe {
+            let x = x.read(rows.start * w.cols()..rows.end * w.cols());
             let out = Shared(out.get().add(rows.start * w.rows()));
             self.product_here(x, w, out, add, columns.start / PANEL..columns.end.div_ceil(PANEL));
         }
@@ -250,12 +250,13 @@ impl Kernels {
 }
 
 /// [`MixerRows`], to be written by many.
-struct Places<'a> {
-    raw_q: &'a [f32],
-    raw_k: &'a [f32],
-    raw_v: &'a [f32],
-    decay_low: &'a [f32],
-    gate_low: &'a [f32],
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    raw_q: Shared,
+    raw_k: Shared,
+    raw_v: Shared,
+    decay_low: Shared,
+    gate_low: Shared,
     b: Shared,
     w: Shared,
     q: Shared,
@@ -264,12 +265,13 @@ struct Places<'a> {
     g: Shared,
     gate: Shared,
     out: Shared,
-    mixed: Shared,
+    pub(crate) mixed: Shared,
 }
 
-impl<'a> Places<'a> {
-    fn of(rows: MixerRows<'a>) -> Self {
-        let MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, .. } = rows;
+impl Places {
+    pub(crate) fn of(rows: MixerRows<'_>) -> Self {
+        let [raw_q, raw_k, raw_v, decay_low, gate_low] =
+            [rows.raw_q, rows.raw_k, rows.raw_v, rows.decay_low, rows.gate_low].map(|x| Shared(x.as_ptr().cast_mut()));
         let [b, w, q, k, v, g, gate, out, mixed] =
             [rows.b, rows.w, rows.q, rows.k, rows.v, rows.g, rows.gate, rows.out, rows.mixed].map(|x| Shared(x.as_mut_ptr()));
         Self { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed }
@@ -278,7 +280,7 @@ impl<'a> Places<'a> {
 
 impl Mixer<'_> {
     /// The fewest heads whose columns are whole panels of both matrices; all of them, where no fewer are.
-    fn unit(&self) -> usize {
+    pub(crate) fn unit(&self) -> usize {
         let s = &self.shape;
         let values = s.value_heads / s.heads * s.value_dim;
         let whole =
@@ -287,12 +289,12 @@ impl Mixer<'_> {
     }
 
     /// Nanoseconds that `unit` heads take for so many tokens, about: the recurrence, and as much again for all the rest.
-    fn cost(&self, unit: usize, tokens: usize) -> usize {
+    pub(crate) fn cost(&self, unit: usize, tokens: usize) -> usize {
         let s = &self.shape;
         2 * tokens * unit * (s.value_heads / s.heads) * s.key_dim * s.value_dim / STATES
     }
 
-    fn check<S: AsMut<[f32]>>(
+    pub(crate) fn check<S: AsMut<[f32]>>(
         &self,
         lens: &[usize],
         rows: &MixerRows<'_>,

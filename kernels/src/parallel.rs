@@ -8,9 +8,10 @@
 
 use std::cell::Cell;
 use std::hint::spin_loop;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::null;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{panicking, yield_now};
 
 /// Nanoseconds on one thread, about, that are worth handing to another one: by `rayon::join`, and to one that stands by.
@@ -32,25 +33,80 @@ thread_local! {
     static TEAM: Cell<*const Team> = const { Cell::new(null()) };
 }
 
+/// Work to be shared out.
+pub(crate) struct Stage<'a> {
+    /// Items.
+    n: usize,
+    /// Nanoseconds that one takes on one thread, about.
+    cost: usize,
+    work: *const (),
+    call: Call,
+    _work: PhantomData<&'a ()>,
+}
+
+/// What [`Stage::call`] is.
+type Call = unsafe fn(*const (), &mut Parts<'_>);
+
+impl<'a> Stage<'a> {
+    /// `n` items, each of about `cost` nanoseconds on one thread. `work` is called once on each thread that takes part, and has to go through
+    /// all the parts that it is given.
+    pub(crate) fn of<W: Fn(&mut Parts<'_>) + Sync>(n: usize, cost: usize, work: &'a W) -> Self {
+        unsafe fn call<W: Fn(&mut Parts<'_>)>(work: *const (), parts: &mut Parts<'_>) {
+            // SAFETY: the one that `of` was called with; it lives as long as the stage, which outlives what is done of it.
+            unsafe { (*work.cast::<W>())(parts) }
+        }
+        Self { n, cost, work: (&raw const *work).cast(), call: call::<W>, _work: PhantomData }
+    }
+
+    /// Items of a part, at least, where `worth` nanoseconds are worth a part.
+    fn least(&self, worth: usize) -> usize {
+        (worth / self.cost.max(1)).max(1)
+    }
+
+    fn run(&self, part: Range<usize>) {
+        let mut parts = Parts { first: Some(part), more: None };
+        // SAFETY: `call` was made for `work`.
+        unsafe { (self.call)(self.work, &mut parts) }
+    }
+
+    /// Without a team.
+    fn join(&self, threads: usize) {
+        /// What is shared by the threads of `rayon::join`.
+        struct Shared<'a>(&'a Stage<'a>);
+        // SAFETY: `work` is `Sync`.
+        unsafe impl Sync for Shared<'_> {}
+        fn halves(stage: &Shared<'_>, range: Range<usize>, grain: usize) {
+            if range.len() <= grain {
+                return stage.0.run(range);
+            }
+            let middle = range.start + range.len() / 2;
+            rayon::join(|| halves(stage, range.start..middle, grain), || halves(stage, middle..range.end, grain));
+        }
+        let least = self.least(WORTH);
+        if threads == 1 || self.n <= least {
+            return self.run(0..self.n);
+        }
+        halves(&Shared(self), 0..self.n, least.max(self.n.div_ceil(4 * threads)));
+    }
+}
+
 /// Calls `work` with ranges that cover `0..n` exactly; an item costs `cost` nanoseconds on one thread, about.
 pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)) {
-    fn halves(range: Range<usize>, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
-        if range.len() <= grain {
-            return work(range);
-        }
-        let middle = range.start + range.len() / 2;
-        rayon::join(|| halves(range.start..middle, grain, work), || halves(middle..range.end, grain, work));
-    }
+    stages(&[Stage::of(n, cost, &|parts: &mut Parts<'_>| parts.for_each(work))]);
+}
+
+/// One stage after the other: what a thread does of one sees all that was done of those before. Within [`together`], who is done last
+/// with one opens the next, so that nobody has to be waited for.
+pub(crate) fn stages(stages: &[Stage<'_>]) {
     let (threads, team) = (rayon::current_num_threads(), TEAM.get());
-    let least = |worth: usize| (worth / cost.max(1)).max(1);
-    if n == 0 {
-    } else if threads == 1 || n <= least(if team.is_null() { WORTH } else { WORTH_TOGETHER }) {
-        work(0..n);
-    } else if team.is_null() || n > ITEMS {
-        halves(0..n, least(WORTH).max(n.div_ceil(4 * threads)), work);
+    let small = stages.len() == 1 && stages[0].n <= stages[0].least(WORTH_TOGETHER);
+    if small || team.is_null() || stages.iter().any(|stage| stage.n > ITEMS) {
+        for stage in stages.iter().filter(|stage| stage.n > 0) {
+            if small { stage.run(0..stage.n) } else { stage.join(threads) }
+        }
     } else {
         // SAFETY: `together`, which set it on this thread, has not returned: it takes it away before.
-        unsafe { &*team }.region(n, least(WORTH_TOGETHER), work);
+        unsafe { &*team }.run(stages);
     }
 }
 
@@ -76,7 +132,7 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if threads == 1 || !TEAM.get().is_null() {
         return work();
     }
-    let team = Team::default();
+    let team = Team { threads, ..Team::default() };
     let lead = || {
         // Also where `work` panics: who stands by must go, and no one may find a team that is gone.
         struct Dismiss<'a>(&'a Team);
@@ -104,50 +160,67 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 #[derive(Default)]
 struct Team {
     /// Each is some threads' own: parts that follow one another in memory then go to one thread, whose core has asked for what comes next.
-    /// Who is done with its home helps in others.
+    /// Who is done with its home helps in others. The leader's is the first.
     homes: [Home; HOMES],
-    /// Items that others than the leader are done with, of this and all earlier regions.
-    done: Alone<AtomicUsize>,
+    done: Done,
     /// There will be no more regions.
     over: Alone<AtomicBool>,
     /// Threads that stand by.
     standing: Alone<AtomicUsize>,
-    /// A part panicked on another thread.
+    /// All threads.
+    threads: usize,
+    /// A part panicked.
     failed: AtomicBool,
-    /// The leader did about its share, where regions are long enough to tell.
+    /// The leader did about its share, where stages are long enough to tell.
     even: AtomicBool,
 }
 
-/// A range of the items of one call of [`split`]. All but `items` is written by the leader, before it gives `items`; who has taken some
-/// may rely on it until it has counted them as done. Before that it may be about to change.
+/// A range of the items of a stage. All but `items` is written by who opens the stage, before he gives `items`; who has taken some
+/// may rely on it until they are counted as done. Before that it may be about to change. It is one cache line.
 #[derive(Default)]
-#[repr(align(128))] // two cache lines: processors read them in pairs
+#[repr(align(128))] // processors read them in pairs
 struct Home {
     /// The next item that nobody has, and, 32 bits up, where they end.
     items: AtomicU64,
     work: AtomicPtr<()>,
     call: AtomicPtr<()>,
-    /// Homes of the region.
-    homes: AtomicUsize,
-    /// The first part, to be taken while the next item is its first.
-    first: AtomicUsize,
-    first_until: AtomicUsize,
+    /// The stages that follow, and how many do.
+    next: AtomicPtr<()>,
+    left: AtomicU16,
+    /// Homes of the stage.
+    homes: AtomicU16,
+    /// Parts but the first are one of so many of what is left.
+    shares: AtomicU32,
+    /// The first part, to be taken while the next item is its first: as `items`.
+    first: AtomicU64,
     /// Items of a part, at least.
-    least: AtomicUsize,
-    /// Other parts are one of so many of what is left.
-    shares: AtomicUsize,
+    least: AtomicU32,
+    /// Items of the stage.
+    n: AtomicU32,
+    /// What [`Done::items`] is when the stage is done and all are counted.
+    until: AtomicUsize,
 }
-
-/// What [`Home::call`] is.
-type Call = unsafe fn(*const (), Range<usize>);
 
 /// On cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
 struct Alone<T>(T);
 
+#[derive(Default)]
+#[repr(align(128))]
+struct Done {
+    /// Items, of all stages so far; but what the leader does of a region's last stage is not counted.
+    items: AtomicUsize,
+    /// After a panic: the stage is done, and there will be no more.
+    early: AtomicBool,
+}
+
 fn packed(items: Range<usize>) -> u64 {
     items.start as u64 | (items.end as u64) << 32
+}
+
+fn unpacked(items: u64) -> Range<usize> {
+    items as u32 as usize..(items >> 32) as usize
 }
 
 impl Home {
@@ -155,18 +228,19 @@ impl Home {
     fn take(&self, at_home: bool) -> Option<Range<usize>> {
         let mut items = self.items.load(Ordering::Acquire);
         loop {
-            let (next, end) = (items as u32 as usize, (items >> 32) as usize);
+            let Range { start: next, end } = unpacked(items);
             if next >= end {
                 return None;
             }
-            let until = if at_home && next == self.first.load(Ordering::Relaxed) {
-                self.first_until.load(Ordering::Relaxed)
+            let first = unpacked(self.first.load(Ordering::Relaxed));
+            let until = if at_home && next == first.start {
+                first.end
             } else {
                 // So that all end at about the same time.
-                let share = (end - next) / self.shares.load(Ordering::Relaxed).max(1);
-                next + share.max(self.least.load(Ordering::Relaxed))
+                let share = (end - next) / (self.shares.load(Ordering::Relaxed) as usize).max(1);
+                next + share.max(self.least.load(Ordering::Relaxed) as usize)
             };
-            // In bounds even where what was read belongs to two regions.
+            // In bounds even where what was read belongs to two stages.
             let part = next..until.clamp(next + 1, end);
             match self.items.compare_exchange_weak(items, packed(part.end..end), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(part),
@@ -174,125 +248,202 @@ impl Home {
             }
         }
     }
+}
 
-    /// Does a part that was taken.
-    ///
-    /// Safety: it was taken here, and is not counted yet.
-    unsafe fn run(&self, part: Range<usize>) {
-        // SAFETY: since `part` was taken, both are those of its region, which lives until it is counted; `call` was made of a `Call`.
-        unsafe {
-            let call = std::mem::transmute::<*mut (), Call>(self.call.load(Ordering::Relaxed));
-            call(self.work.load(Ordering::Relaxed), part);
+/// The parts of a stage that come to one thread.
+pub(crate) struct Parts<'a> {
+    first: Option<Range<usize>>,
+    /// Where there may be more.
+    more: Option<Taking<'a>>,
+}
+
+/// A thread at work on a stage.
+struct Taking<'a> {
+    team: &'a Team,
+    /// The home that it takes parts of, how many it will look at, and how many there are.
+    at: usize,
+    left: usize,
+    homes: usize,
+    /// Items that it took and that are not counted.
+    items: usize,
+    /// As [`Home::until`].
+    until: usize,
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        if self.first.is_some() {
+            return self.first.take();
         }
+        let taking = self.more.as_mut()?;
+        while taking.left > 0 {
+            if let Some(part) = taking.team.homes[taking.at].take(false) {
+                taking.items += part.len();
+                return Some(part);
+            }
+            taking.at = if taking.at + 1 < taking.homes { taking.at + 1 } else { 0 };
+            taking.left -= 1;
+        }
+        None
     }
 }
 
-/// The open region, to its leader. Ends when all that was taken is done, also where a part panics.
-struct Open<'a> {
-    team: &'a Team,
-    n: usize,
-    homes: usize,
-    /// What `done` was before: nobody adds to it between regions.
-    before: usize,
-    /// Items that the leader took.
-    mine: Cell<usize>,
+impl Taking<'_> {
+    /// Counts what it took; is the stage done by that?
+    fn count(&mut self) -> bool {
+        let items = std::mem::take(&mut self.items);
+        items > 0 && self.team.done.items.fetch_add(items, Ordering::AcqRel).wrapping_add(items) == self.until
+    }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Taking<'_> {
     fn drop(&mut self) {
-        let mut taken = self.n;
         if panicking() {
-            for home in &self.team.homes[..self.homes] {
-                let items = home.items.swap(0, Ordering::Relaxed);
-                taken -= (items >> 32) as usize - items as u32 as usize;
+            self.team.failed.store(true, Ordering::Relaxed);
+            if self.count() {
+                self.team.done.early.store(true, Ordering::Release);
             }
         }
-        let mut looks = 0;
-        let done = self.before.wrapping_add(taken - self.mine.get());
-        while self.team.done.0.load(Ordering::Acquire) != done {
-            looks += 1;
-            if looks < LOOKS { spin_loop() } else { yield_now() }
-        }
-        TEAM.set(self.team);
     }
 }
 
 impl Team {
-    /// Opens a region, takes part in it, and returns when all of it is done. Called by the leader, outside of regions.
-    fn region<W: Fn(Range<usize>) + Sync>(&self, n: usize, least: usize, work: &W) {
-        unsafe fn call<W: Fn(Range<usize>)>(work: *const (), part: Range<usize>) {
-            // SAFETY: `work` is the one that `region` was called with, and lives until this part is counted.
-            unsafe { (*work.cast::<W>())(part) }
-        }
-        self.run(n, least, (&raw const *work).cast(), call::<W>);
-    }
-
-    fn run(&self, n: usize, least: usize, work: *const (), call: Call) {
-        let threads = rayon::current_num_threads();
-        let homes = n.div_ceil(least).min(threads).min(HOMES);
-        let shares = threads.div_ceil(homes) + 1;
-        // Threads that are about as fast as one another begin with seven eighths of their homes. Elsewhere the slow ones would end last.
-        let most = shares == 2 && self.even.load(Ordering::Relaxed);
-        let (before, mut first) = (self.done.0.load(Ordering::Relaxed), 0);
-        for (number, home) in self.homes[..homes].iter().enumerate().rev() {
-            let (start, end) = (n * number / homes, n * (number + 1) / homes);
-            let share = if most { end - start - (end - start) / 8 } else { (end - start) / shares };
-            first = (start + share.max(least)).min(end);
-            home.work.store(work.cast_mut(), Ordering::Relaxed);
-            home.call.store(call as *mut (), Ordering::Relaxed);
-            home.homes.store(homes, Ordering::Relaxed);
-            home.first.store(start, Ordering::Relaxed);
-            home.first_until.store(first, Ordering::Relaxed);
-            home.least.store(least, Ordering::Relaxed);
-            home.shares.store(shares, Ordering::Relaxed);
-            // The leader has the first part of the first one, without asking.
-            home.items.store(packed(if number == 0 { first } else { start }..end), Ordering::Release);
-        }
-        TEAM.set(null());
-        let open = Open { team: self, n, homes, before, mine: Cell::new(first) };
-        // SAFETY: nobody else takes it, and `open` waits for all others.
-        unsafe { self.homes[0].run(0..first) };
-        self.take_parts(0, homes, &open.mine);
-        let mine = open.mine.get();
-        drop(open);
-        assert!(!self.failed.load(Ordering::Relaxed), "a part panicked on another thread");
-        if n >= 16 * homes {
-            // The faster one of two gets up to nine eighths of a home, where both begin with seven.
-            self.even.store((15 * n..=17 * n).contains(&(16 * homes * mine)), Ordering::Relaxed);
-        }
-    }
-
-    /// Parts of the open region, until there are none, its own home's first; `items` counts what it takes.
-    fn take_parts(&self, number: usize, homes: usize, items: &Cell<usize>) {
-        for home in (number..number + homes).map(|home| &self.homes[home % homes]) {
-            while let Some(part) = home.take(false) {
-                items.set(items.get() + part.len());
-                // SAFETY: the caller counts it as done after this.
-                unsafe { home.run(part) };
-            }
-        }
-    }
-
-    /// Takes part in the open region, if there is one and its home has items; did it?
-    fn help(&self, number: usize) -> bool {
-        /// What it has taken, as done: also where a part panics.
-        struct Taken<'a>(&'a Team, Cell<usize>);
-        impl Drop for Taken<'_> {
+    /// Goes through all stages, takes part in them, and returns when they are done. Called by the leader, outside of regions.
+    fn run(&self, stages: &[Stage<'_>]) {
+        /// Ends when nobody is at work, also where the leader's part panics.
+        struct Open<'a>(&'a Team, usize);
+        impl Drop for Open<'_> {
             fn drop(&mut self) {
                 if panicking() {
-                    self.0.failed.store(true, Ordering::Relaxed);
+                    self.0.give_up(self.1);
                 }
-                self.0.done.0.fetch_add(self.1.get(), Ordering::Release);
+                TEAM.set(self.0);
             }
         }
-        let home = &self.homes[number % HOMES];
-        let Some(part) = home.take(true) else { return false };
-        let taken = Taken(self, Cell::new(part.len()));
-        let homes = home.homes.load(Ordering::Relaxed);
-        // SAFETY: `taken` counts it as done after this.
-        unsafe { home.run(part) };
-        self.take_parts(number, homes, &taken.1);
-        true
+        let failed = || self.failed.load(Ordering::Relaxed);
+        assert!(!failed(), "a part panicked before");
+        // The last one has items: once the others are done, nobody looks for more.
+        let stages = &stages[..stages.iter().rposition(|stage| stage.n > 0).map_or(0, |last| last + 1)];
+        let all: usize = stages.iter().map(|stage| stage.n).sum();
+        let end = self.done.items.load(Ordering::Relaxed).wrapping_add(all);
+        TEAM.set(null());
+        let open = Open(self, end);
+        let (mut looks, mut of_last) = (0, 0);
+        let mut part = self.open(stages, 0);
+        loop {
+            if let Some(part) = part {
+                of_last = self.take_part(0, part);
+                looks = 0;
+            }
+            if self.over(end.wrapping_sub(of_last)) {
+                break;
+            }
+            part = self.homes[0].take(true);
+            if part.is_none() {
+                looks += 1;
+                if looks < LOOKS { spin_loop() } else { yield_now() }
+            }
+        }
+        drop(open);
+        assert!(!failed(), "a part panicked on another thread");
+    }
+
+    /// Is the region over, which is so when `end` items are done?
+    fn over(&self, end: usize) -> bool {
+        self.done.items.load(Ordering::Acquire) == end || self.done.early.load(Ordering::Acquire)
+    }
+
+    /// After a panic of the leader, whose items are counted: throws away what nobody has taken, and waits for the rest.
+    fn give_up(&self, end: usize) {
+        while !self.over(end) {
+            for home in &self.homes {
+                let items = unpacked(home.items.swap(0, Ordering::Acquire)).len();
+                // Without these the stage is not done, and `until` is its own.
+                let until = home.until.load(Ordering::Relaxed);
+                drop(Taking { team: self, at: 0, left: 0, homes: 0, items, until });
+            }
+            yield_now();
+        }
+    }
+
+    /// Opens the first of `stages` that has items, unless there was a panic. Returns the first part of home `number`, which is the caller's
+    /// without asking. Called by who has done the last item of the stage before.
+    fn open(&self, stages: &[Stage<'_>], number: usize) -> Option<Range<usize>> {
+        let (stage, after) = stages.split_first()?;
+        if stage.n == 0 {
+            return self.open(after, number);
+        }
+        if self.failed.load(Ordering::Relaxed) {
+            self.done.early.store(true, Ordering::Release);
+            return None;
+        }
+        let (n, least) = (stage.n, stage.least(WORTH_TOGETHER).min(stage.n));
+        let homes = n.div_ceil(least).min(self.threads).min(HOMES);
+        let shares = self.threads.div_ceil(homes) + 1;
+        // Threads that are about as fast as one another begin with seven eighths of their homes. Elsewhere the slow ones would end last.
+        let most = shares == 2 && self.even.load(Ordering::Relaxed);
+        // Nobody adds to it between two stages.
+        let until = self.done.items.load(Ordering::Relaxed).wrapping_add(n);
+        let mut own = None;
+        for (at, home) in self.homes[..homes].iter().enumerate().rev() {
+            let (start, end) = (n * at / homes, n * (at + 1) / homes);
+            let share = if most { end - start - (end - start) / 8 } else { (end - start) / shares };
+            let first = start..(start + share.max(least)).min(end);
+            home.work.store(stage.work.cast_mut(), Ordering::Relaxed);
+            home.call.store(stage.call as *mut (), Ordering::Relaxed);
+            home.next.store(after.as_ptr().cast_mut().cast(), Ordering::Relaxed);
+            home.left.store(after.len() as u16, Ordering::Relaxed);
+            home.homes.store(homes as u16, Ordering::Relaxed);
+            home.shares.store(shares as u32, Ordering::Relaxed);
+            home.first.store(packed(first.clone()), Ordering::Relaxed);
+            home.least.store(least as u32, Ordering::Relaxed);
+            home.n.store(n as u32, Ordering::Relaxed);
+            home.until.store(until, Ordering::Relaxed);
+            let items = if at == number { first.end..end } else { start..end };
+            home.items.store(packed(items), Ordering::Release);
+            if at == number {
+                own = Some(first);
+            }
+        }
+        own
+    }
+
+    /// Does a part that was taken at home `number`, and all that is found after it, in this stage and in those that open by that. Returns
+    /// what the leader did of the last stage.
+    fn take_part(&self, number: usize, part: Range<usize>) -> usize {
+        let mut part = Some(part);
+        while let Some(first) = part {
+            let home = &self.homes[number];
+            let (homes, n) = (home.homes.load(Ordering::Relaxed).into(), home.n.load(Ordering::Relaxed) as usize);
+            let (next, left) = (home.next.load(Ordering::Relaxed).cast_const(), home.left.load(Ordering::Relaxed).into());
+            let until = home.until.load(Ordering::Relaxed);
+            let taking = Taking { team: self, at: number, left: homes, homes, items: first.len(), until };
+            let mut parts = Parts { first: Some(first), more: Some(taking) };
+            // SAFETY: since the part was taken, both are those of its stage, which lives until it is counted; `call` was made for `work`.
+            unsafe {
+                let call = std::mem::transmute::<*mut (), Call>(home.call.load(Ordering::Relaxed));
+                call(home.work.load(Ordering::Relaxed), &mut parts);
+            }
+            let Some(mut taking) = parts.more.take() else { break };
+            if number == 0 {
+                if n >= 16 * homes {
+                    // The faster one of two gets up to nine eighths of a home, where both begin with seven.
+                    self.even.store((15 * n..=17 * n).contains(&(16 * homes * taking.items)), Ordering::Relaxed);
+                }
+                if left == 0 {
+                    return taking.items;
+                }
+            }
+            part = if taking.count() {
+                // SAFETY: the stages of a region, which is over only after the last of them.
+                self.open(unsafe { std::slice::from_raw_parts(next.cast(), left) }, number)
+            } else {
+                None
+            };
+        }
+        0
     }
 
     /// Takes part in regions until there are no more, or none for a while; on as many as `threads`.
@@ -307,12 +458,13 @@ impl Team {
                 self.0.fetch_sub(1, Ordering::Release);
             }
         }
-        // Numbers without gaps, as long as nobody leaves: short regions have homes for few.
-        let number = 1 + self.standing.0.fetch_add(1, Ordering::Relaxed);
+        // Numbers without gaps, as long as nobody leaves: short stages have homes for few.
+        let number = 1 + self.standing.0.fetch_add(1, Ordering::Relaxed) % (HOMES - 1);
         let _standing = Leave(&self.standing.0);
         let mut looks = 0;
         while looks < LOOKS + YIELDS && !self.over.0.load(Ordering::Relaxed) && WAITING.load(Ordering::Relaxed) == 0 {
-            if self.help(number) {
+            if let Some(part) = self.homes[number].take(true) {
+                self.take_part(number, part);
                 looks = 0;
             } else {
                 looks += 1;
@@ -323,155 +475,4 @@ impl Team {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, AtomicU8};
-    use std::time::Duration;
-
-    use super::*;
-
-    fn pool(threads: usize) -> rayon::ThreadPool {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads")
-    }
-
-    /// Splits `n` items and counts how often each was done.
-    fn counted(n: usize, cost: usize, inner: &(dyn Fn() + Sync)) {
-        let done: Vec<AtomicU8> = (0..n).map(|_| AtomicU8::new(0)).collect();
-        split(n, cost, &|part| {
-            assert!(!part.is_empty());
-            for i in part {
-                done[i].fetch_add(1, Ordering::Relaxed);
-                inner();
-            }
-        });
-        assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "{n} items of {cost} ns");
-    }
-
-    #[test]
-    fn every_item_is_done_once() {
-        for threads in [1, 2, 3, 8, 17, 40] {
-            pool(threads).install(|| {
-                let all = || {
-                    for n in [0, 1, 2, 3, 7, 64, 1000] {
-                        for cost in [0, 1, 300, 2_000, 1_000_000] {
-                            counted(n, cost, &|| ());
-                        }
-                    }
-                };
-                all();
-                together(all);
-                together(|| together(all));
-                together(|| counted(5, 1_000_000, &|| counted(9, 100_000, &|| ())));
-                (0..200).for_each(|_| together(|| (0..20).for_each(|_| counted(16, 1_000, &|| ()))));
-            });
-        }
-    }
-
-    #[test]
-    fn another_thread_takes_part() {
-        let threads = Mutex::new(std::collections::BTreeSet::new());
-        pool(2).install(|| {
-            together(|| {
-                let wait = || std::thread::sleep(Duration::from_millis(2));
-                (0..500).take_while(|_| threads.lock().expect("no panic").len() < 2).for_each(|_| {
-                    split(8, 2_000_000, &|_| {
-                        wait();
-                        threads.lock().expect("no panic").insert(rayon::current_thread_index());
-                    });
-                });
-            });
-        });
-        assert_eq!(threads.lock().expect("no panic").len(), 2);
-    }
-
-    #[test]
-    fn nobody_waits_for_a_thread_that_does_not_come() {
-        let (busy, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        pool(2).install(|| {
-            rayon::join(
-                || {
-                    while !busy.load(Ordering::Acquire) {
-                        yield_now();
-                    }
-                    together(|| (0..100).for_each(|_| counted(16, 10_000, &|| ())));
-                    done.store(true, Ordering::Release);
-                },
-                || {
-                    busy.store(true, Ordering::Release);
-                    // Holds the other thread until all is done without it.
-                    while !done.load(Ordering::Acquire) {
-                        yield_now();
-                    }
-                },
-            );
-        });
-    }
-
-    #[test]
-    fn who_waits_for_a_thread_gets_one_that_stands_by() {
-        let (pool, helped, came) = (pool(2), AtomicBool::new(false), AtomicBool::new(false));
-        let began = std::time::Instant::now();
-        let in_time = || began.elapsed() < Duration::from_secs(60); // or never: the test fails then
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !helped.load(Ordering::Acquire) && in_time() {
-                    yield_now();
-                }
-                on(&pool, || came.store(true, Ordering::Release));
-            });
-            let came_meanwhile = on(&pool, || {
-                let leader = rayon::current_thread_index();
-                together(|| {
-                    while !came.load(Ordering::Acquire) && in_time() {
-                        split(8, 10_000, &|_| {
-                            if rayon::current_thread_index() != leader {
-                                helped.store(true, Ordering::Release);
-                            }
-                            (0..100).for_each(|_| spin_loop());
-                        });
-                    }
-                    came.load(Ordering::Acquire)
-                })
-            });
-            assert!(came_meanwhile, "it came only when nobody stood by any more");
-        });
-    }
-
-    #[test]
-    fn nobody_takes_part_while_another_waits() {
-        let (team, taken) = (Team::default(), AtomicBool::new(false));
-        unsafe fn take(taken: *const (), _: Range<usize>) {
-            // SAFETY: it is `taken`, which outlives the test's use of it.
-            unsafe { (*taken.cast::<AtomicBool>()).store(true, Ordering::Relaxed) }
-        }
-        let home = &team.homes[1];
-        home.work.store((&raw const taken).cast_mut().cast(), Ordering::Relaxed);
-        home.call.store(take as Call as *mut (), Ordering::Relaxed);
-        home.homes.store(2, Ordering::Relaxed);
-        home.items.store(packed(0..1), Ordering::Release);
-        WAITING.fetch_add(1, Ordering::Relaxed);
-        team.stand_by(1);
-        let meanwhile = taken.load(Ordering::Relaxed);
-        WAITING.fetch_sub(1, Ordering::Relaxed);
-        assert!(!meanwhile, "it took part");
-        // More than once, since other tests wait for threads too.
-        (0..1000).take_while(|_| !taken.load(Ordering::Relaxed)).for_each(|_| team.stand_by(1));
-        assert!(taken.load(Ordering::Relaxed), "there was nothing to take part in");
-    }
-
-    fn caught(work: impl FnOnce()) -> bool {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err()
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_leaves_the_pool_whole() {
-        let pool = pool(3);
-        for culprit in [0, 30, 63] {
-            let work = || split(64, 100_000, &|part| assert!(!part.contains(&culprit), "item {culprit}, as the test wants"));
-            assert!(caught(|| pool.install(|| together(work))), "item {culprit}");
-            pool.install(|| together(|| counted(64, 100_000, &|| ())));
-        }
-        assert!(caught(|| pool.install(|| together(|| panic!("as the test wants")))));
-        pool.install(|| counted(64, 100_000, &|| ()));
-    }
-}
+mod tests;

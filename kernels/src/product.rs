@@ -1,12 +1,14 @@
 //! `x W^T`: the products that every token goes through.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::Kernels;
 use crate::cpu::block::{Block, MOST_ROWS};
 use crate::cpu::{Product, Shared};
-use crate::matrix::{Matrix, PANEL};
+use crate::floats::Floats;
+use crate::matrix::{Dtype, Matrix, PANEL};
 use crate::parallel::split;
 use crate::shape::{ShapeError, length, rows_of};
 
@@ -58,32 +60,38 @@ impl Kernels {
         length(op, "hidden", hidden.len(), m * n)?;
         let hidden = Shared(hidden.as_mut_ptr());
         let jobs = [gate, up].map(|w| Job { x, m, w, out: hidden, add: false });
-        self.each_panel(&jobs, gate.panels(), &|part, panels| {
-            let rows = part.rows.len();
-            let mut raw = [const { MaybeUninit::<[f32; RAW]>::uninit() }; 3];
-            let raw = raw.each_mut().map(|raw| Shared(raw.as_mut_ptr().cast()));
-            let at_once = (RAW / (PANEL * rows)).max(1);
-            for first in panels.clone().step_by(at_once) {
-                let some = first..panels.end.min(first + at_once);
-                let columns = some.start * PANEL..n.min(some.end * PANEL);
-                let width = columns.len();
-                // SAFETY: the table fits this processor; lengths were checked; parts have their own panels or rows. A block has no more than
-                // RAW / PANEL rows, so that `rows` of `width` fit into each of `raw`; both products write all of them.
-                unsafe {
-                    for (w, raw) in [gate, up].into_iter().zip(raw) {
-                        let out = Shared(raw.get().wrapping_sub(part.rows.start * width + columns.start));
-                        (self.table.product)(&part.times(w, out, width, false), some.clone());
-                    }
-                    let [gate, up, both] = raw.map(|raw| raw.part(0..rows * width));
-                    (self.table.swiglu)(gate, up, both);
-                    for (row, both) in part.rows.clone().zip(both.chunks_exact(width)) {
-                        let from = (part.first + row) * n + columns.start;
-                        hidden.part(from..from + width).copy_from_slice(both);
-                    }
+        // SAFETY: lengths were checked; parts have their own panels or rows.
+        self.each_panel(&jobs, gate.panels(), &|part, panels| unsafe { self.swiglu_panels(gate, up, hidden, part, panels) });
+        Ok(())
+    }
+
+    /// Some rows times some panels of both matrices, and what SwiGLU makes of that.
+    ///
+    /// Safety: the matrices are of one shape and type; no one else writes these rows and columns of `hidden [M, N]`.
+    pub(crate) unsafe fn swiglu_panels(&self, gate: &Matrix, up: &Matrix, hidden: Shared, part: &Part<'_>, panels: Range<usize>) {
+        let (n, rows) = (gate.rows(), part.rows.len());
+        let mut raw = [const { MaybeUninit::<[f32; RAW]>::uninit() }; 3];
+        let raw = raw.each_mut().map(|raw| Shared(raw.as_mut_ptr().cast()));
+        let at_once = (RAW / (PANEL * rows)).max(1);
+        for first in panels.clone().step_by(at_once) {
+            let some = first..panels.end.min(first + at_once);
+            let columns = some.start * PANEL..n.min(some.end * PANEL);
+            let width = columns.len();
+            // SAFETY: the table fits this processor; the caller's promise. A block has no more than RAW / PANEL rows, so that `rows` of `width`
+            // fit into each of `raw`; both products write all of them.
+            unsafe {
+                for (w, raw) in [gate, up].into_iter().zip(raw) {
+                    let out = Shared(raw.get().wrapping_sub(part.rows.start * width + columns.start));
+                    (self.table.product)(&part.times(w, out, width, false), some.clone());
+                }
+                let [gate, up, both] = raw.map(|raw| raw.part(0..rows * width));
+                (self.table.swiglu)(gate, up, both);
+                for (row, both) in part.rows.clone().zip(both.chunks_exact(width)) {
+                    let from = (part.first + row) * n + columns.start;
+                    hidden.part(from..from + width).copy_from_slice(both);
                 }
             }
-        });
-        Ok(())
+        }
     }
 
     fn products<const N: usize>(
@@ -97,20 +105,50 @@ impl Kernels {
         let jobs = jobs(op, x, w, out, add)?;
         // Matrices of one type go together, since rows become words of that type.
         for some in jobs.chunk_by(|a, b| a.w.dtype() == b.w.dtype()) {
-            self.each_panel(some, some.iter().map(|job| job.w.panels()).sum(), &|part, panels| {
-                let mut first = 0;
-                for job in some {
-                    let mine = panels.start.max(first)..panels.end.min(first + job.w.panels());
-                    if !mine.is_empty() {
-                        // SAFETY: the table fits this processor (`Kernels::new`); lengths were checked; parts have their own panels or
-                        // rows, and jobs their own outputs: no two write the same element.
-                        unsafe { (self.table.product)(&job.part(part), mine.start - first..mine.end - first) }
-                    }
-                    first += job.w.panels();
-                }
-            });
+            // SAFETY: lengths were checked; parts have their own panels or rows.
+            self.each_panel(some, panels_of(some), &|part, panels| unsafe { self.some_panels(some, part, panels) });
         }
         Ok(())
+    }
+
+    /// Some rows times some of the panels of `jobs`, numbered through.
+    ///
+    /// Safety: the jobs have the part's rows, and outputs of their own; no one else writes these rows and columns.
+    pub(crate) unsafe fn some_panels(&self, jobs: &[Job<'_>], part: &Part<'_>, panels: Range<usize>) {
+        let mut first = 0;
+        for job in jobs {
+            let mine = panels.start.max(first)..panels.end.min(first + job.w.panels());
+            if !mine.is_empty() {
+                // SAFETY: the table fits this processor (`Kernels::new`); the caller's promise.
+                unsafe { (self.table.product)(&job.part(part), mine.start - first..mine.end - first) }
+            }
+            first += job.w.panels();
+        }
+    }
+
+    /// Calls `work` with one row as words, which this thread makes for itself, after the norm if there is one: its weights and epsilon.
+    ///
+    /// Safety: `x` has as many elements as the norm has weights, and as words of `dtype` may have; nobody writes them meanwhile.
+    pub(crate) unsafe fn with_row(&self, x: &[f32], norm: Option<(&[f32], f32)>, dtype: Dtype, work: impl FnOnce(&Part<'_>)) {
+        thread_local! {
+            static NORMED: Cell<Floats> = const { Cell::new(Floats::EMPTY) };
+        }
+        let mut normed = NORMED.take();
+        let x = match norm {
+            Some((weight, eps)) => {
+                let normed = normed.at_least(x.len());
+                // SAFETY: the table fits this processor; all three are as long.
+                unsafe { (self.table.rms_norm)(x, weight, eps, normed) };
+                normed
+            }
+            None => x,
+        };
+        Block::with(1, x.len().div_ceil(dtype.word()), |block| {
+            // SAFETY: the table fits this processor; the block is this one's.
+            unsafe { (self.table.take)(x, dtype, block, 0..1) };
+            work(&Part { first: 0, x, block, rows: 0..1, side_by_side: self.side_by_side });
+        });
+        NORMED.set(normed);
     }
 
     /// Turns the rows of `jobs` into words, block by block, and calls `work` until all rows of each block and all `panels`, numbered
@@ -125,11 +163,11 @@ impl Kernels {
             let x = &x[first * k..(first + rows) * k];
             // Panels are shared out first: each then comes from memory once. Rows too, where panels would not go round.
             let at_once = if panels < 4 * rayon::current_num_threads() { rows.div_ceil(rows.div_ceil(ROWS)) } else { rows };
-            let cost: usize = jobs.iter().map(|job| panel_cost(job.w, at_once) * job.w.panels()).sum();
+            let cost = cost(jobs, at_once);
             Block::with(rows, words, |block| {
                 // SAFETY: the table fits this processor; the block has room for these rows, and parts have their own.
                 split(rows, k / WORDS, &|some| unsafe { (self.table.take)(x, dtype, block, some) });
-                split(panels * rows.div_ceil(at_once), cost / panels.max(1), &|some| {
+                split(panels * rows.div_ceil(at_once), cost, &|some| {
                     let mut at = some.start;
                     while at < some.end {
                         let (group, panel) = (at / panels, at % panels);
@@ -167,7 +205,7 @@ impl Kernels {
 }
 
 /// One product of a call: `out [M, N] = x [M, K] W^T`, or `+=`.
-struct Job<'a> {
+pub(crate) struct Job<'a> {
     x: &'a [f32],
     m: usize,
     w: &'a Matrix,
@@ -176,7 +214,7 @@ struct Job<'a> {
 }
 
 /// Rows `rows` of a block that begins with row `first` of a product; `x` are the block's.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     first: usize,
     x: &'a [f32],
     block: &'a Block,
@@ -192,9 +230,14 @@ impl<'a> Part<'a> {
     }
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// Of a row that [`Kernels::with_row`] gives.
+    pub(crate) fn of_one_row(w: &'a Matrix, out: Shared, add: bool) -> Self {
+        Self { x: &[], m: 1, w, out, add }
+    }
+
     /// Safety: the part is one of this job's rows.
-    unsafe fn part<'a>(&'a self, part: &Part<'a>) -> Product<'a> {
+    unsafe fn part<'b>(&'b self, part: &Part<'b>) -> Product<'b> {
         // SAFETY: row `first` lies in `out [M, N]`.
         let out = Shared(unsafe { self.out.get().add(part.first * self.w.rows()) });
         part.times(self.w, out, self.w.rows(), self.add)
@@ -220,6 +263,17 @@ fn jobs<'a, const N: usize>(
         let out = Shared(out.next().map_or(std::ptr::null_mut(), |out| out.as_mut_ptr()));
         Job { x, m: x.len() / k, w, out, add }
     }))
+}
+
+/// Panels of all jobs.
+pub(crate) fn panels_of(jobs: &[Job<'_>]) -> usize {
+    jobs.iter().map(|job| job.w.panels()).sum()
+}
+
+/// Nanoseconds of one of their panels times `m` rows, on average.
+pub(crate) fn cost(jobs: &[Job<'_>], m: usize) -> usize {
+    let all: usize = jobs.iter().map(|job| panel_cost(job.w, m) * job.w.panels()).sum();
+    all / panels_of(jobs).max(1)
 }
 
 /// Nanoseconds of a panel times `m` rows: at 25 bytes of weights, and 50 multiply-adds of f32, a nanosecond.

@@ -5,6 +5,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+mod inputs;
+
+use inputs::Random;
+use inputs::layer::{Round, Sizes, Weights};
 use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, LayerOffsets, Matrix, Mixer, MixerRows, OutputGate, together};
 
 /// Counts what the threads of the test's pool allocate; the test's own machinery may do as it likes.
@@ -61,9 +65,16 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
         erase_scale: 1.0,
         write_scale: 1.0,
     };
+    let sizes = Sizes { shape, width, hidden: 1000, ranks: [64, 64] };
+    let mut random = Random::fixed(3);
+    let layer = Weights::random(&mut random, sizes, [w.dtype(); 13]);
+    let mut round = Round::random(&mut random, &sizes, &lens);
     let (mut buffers, mut whole) = ([(); 5].map(|()| x.clone()), x.clone());
     // Each thread keeps memory for the rows of its products: it has it from the first one.
-    rayon::broadcast(|_| kernels.matmul(&x, w, &mut x.clone()).unwrap());
+    rayon::broadcast(|_| {
+        kernels.matmul(&x, w, &mut x.clone()).unwrap();
+        round.clone().run(kernels, &layer, sizes.at(), true).unwrap();
+    });
     let mut before = 0;
     for step in 0..count + 20 {
         if step == 20 {
@@ -100,6 +111,7 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
                 mixed,
             };
             kernels.mix(&mixer, &lens, rows, &mut states, at).unwrap();
+            round.run(kernels, &layer, sizes.at(), true).unwrap();
         });
     }
     ALLOCATIONS.load(Ordering::Relaxed) - before

@@ -134,6 +134,12 @@ impl Shared {
         self.0
     }
 
+    /// Elements `range`: within the slice, and written by nobody meanwhile.
+    pub(crate) unsafe fn read<'a>(self, range: Range<usize>) -> &'a [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.0.add(range.start), range.len()) }
+    }
+
     /// Elements `range`: within the slice, and of one part alone.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part<'a>(self, range: Range<usize>) -> &'a mut [f32] {

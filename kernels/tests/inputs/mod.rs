@@ -3,6 +3,8 @@
 
 use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels};
 
+pub mod layer;
+
 /// Sizes that break loops which assume a width.
 pub const UGLY: [usize; 13] = [1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 131];
 
