@@ -9,7 +9,13 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, LayerOffsets, Matrix, Mixer, MixerRows, OutputGate};
+use palimpsest_kernels::{Dtype, Gdn2Shape, Isa, Kernels, LayerOffsets, Matrix, Mixer, MixerRows, OutputGate, together};
+
+#[path = "../tests/inputs/mod.rs"]
+mod inputs;
+
+use inputs::Random;
+use inputs::layer::{Round, Sizes, Weights};
 
 fn main() {
     println!("threads: {}", rayon::current_num_threads());
@@ -150,6 +156,27 @@ fn mix_step<const LAYERS: usize>(bencher: Bencher, isa: Isa) {
         let (raw_q, raw_k, raw_v, decay_low, gate_low) = (&x[..], &x[..], &x[..], &x[..rank], &x[..rank]);
         let rows = MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed };
         kernels.mix(&mixer, &[1], rows, state, at).expect("fits");
+    });
+}
+
+/// Twelve layers of the small reader in int8, one token, on all threads: each layer at once, or operation by operation.
+#[divan::bench(args = isas(), consts = [true, false])]
+fn layers_step<const AT_ONCE: bool>(bencher: Bencher, isa: Isa) {
+    let kernels = Kernels::new(isa).expect("available");
+    let shape = Gdn2Shape { heads: 6, value_heads: 6, key_dim: 64, value_dim: 64 };
+    let sizes = Sizes { shape, width: WIDTH, hidden: 1024, ranks: [64, 64] };
+    let mut random = Random::fixed(1);
+    let mut layers = [(); 12].map(|()| {
+        let weights = Weights::random(&mut random, sizes, [Dtype::Int8; 13]);
+        (weights, Round::random(&mut random, &sizes, &[1]))
+    });
+    let bytes: usize = layers.iter().flat_map(|(weights, _)| weights.matrices.each_ref().map(Matrix::bytes)).sum();
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        together(|| {
+            for (weights, round) in &mut layers {
+                round.run(&kernels, weights, sizes.at(), AT_ONCE).expect("fits");
+            }
+        });
     });
 }
 
