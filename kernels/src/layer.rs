@@ -52,7 +52,7 @@ pub struct Layer<'a> {
 pub struct LayerRows<'a> {
     /// The residual stream `[M, D]`, in and out.
     pub x: &'a mut [f32],
-    /// Its norm `[M, D]`; one row does without.
+    /// Its norm `[M, D]`; one row mostly does without.
     pub normed: &'a mut [f32],
     /// Projected queries `[M, HK]`.
     pub raw_q: &'a mut [f32],
@@ -138,15 +138,37 @@ impl Kernels {
     }
 
     /// What was checked, of one row.
-    fn layer_of_one_row(&self, layer: &Layer<'_>, mut rows: LayerRows<'_>, state: Shared, at: LayerOffsets) {
+    fn layer_of_one_row(&self, layer: &Layer<'_>, rows: LayerRows<'_>, state: Shared, at: LayerOffsets) {
         let (l, mixer) = (layer, &layer.mixer);
         let width = l.mixer_norm.len();
-        let [x, raw_q, raw_k, raw_v, b, w, decay_low, gate_low, hidden] =
-            [&mut *rows.x, rows.raw_q, rows.raw_k, rows.raw_v, rows.b, rows.w, rows.decay_low, rows.gate_low, rows.hidden]
-                .map(|row| Shared(row.as_mut_ptr()));
-        let inputs = [(l.q, raw_q), (l.k, raw_k), (l.v, raw_v), (l.b, b), (l.w, w), (l.f_down, decay_low), (l.g_down, gate_low)]
-            .map(|(w, out)| Job::of_one_row(w, out, false));
-        let places = Places::of(rows.mixer());
+        let of = |row: &mut [f32]| Shared(row.as_mut_ptr());
+        let (x, hidden) = (of(rows.x), of(rows.hidden));
+        let places = Places {
+            raw_q: of(rows.raw_q),
+            raw_k: of(rows.raw_k),
+            raw_v: of(rows.raw_v),
+            decay_low: of(rows.decay_low),
+            gate_low: of(rows.gate_low),
+            b: of(rows.b),
+            w: of(rows.w),
+            q: of(rows.q),
+            k: of(rows.k),
+            v: of(rows.v),
+            g: of(rows.g),
+            gate: of(rows.gate),
+            out: of(rows.out),
+            mixed: of(rows.mixed),
+        };
+        let inputs = [
+            (l.q, places.raw_q),
+            (l.k, places.raw_k),
+            (l.v, places.raw_v),
+            (l.b, places.b),
+            (l.w, places.w),
+            (l.f_down, places.decay_low),
+            (l.g_down, places.gate_low),
+        ]
+        .map(|(w, out)| Job::of_one_row(w, out, false));
         let (unit, at_once) = (mixer.unit(), (ROW_HEADS / mixer.unit()).max(1));
         let [output, gated, down] =
             [(l.o, x, true), (l.gate, hidden, false), (l.down, x, true)].map(|(w, out, add)| [Job::of_one_row(w, out, add)]);

@@ -3,7 +3,7 @@
 //! Convolutions, norms, gates, the two small products, the recurrence and the gated norm: heads do not touch one another in
 //! any of them. So a thread takes some heads through all of it, and a decode step asks its threads once a layer instead of a
 //! dozen times; what a head writes is read by the thread that wrote it. Where there are more threads than heads to go round, the operations go one by
-//! one, each over all threads. Both ways are the same operations in the same order for each element, and so have the same bits.
+//! one, each over all threads (but not those of a row that goes through its layer at once, `layer.rs`). Both ways are the same operations in the same order for each element, and so have the same bits.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::matrix::{Matrix, PANEL};
 use crate::parallel::split;
 use crate::rows::OutputGate;
 use crate::sequences::{Rows, each_few};
-use crate::shape::{ShapeError, length, sequences};
+use crate::shape::{ShapeError, length, rows_in, sequences};
 
 /// The weights between the projections: `HK` = H K columns on the key side, `HV V` on the value side.
 #[derive(Debug, Clone, Copy)]
@@ -252,24 +252,24 @@ impl Kernels {
 /// [`MixerRows`], to be written by many.
 #[derive(Clone, Copy)]
 pub(crate) struct Places {
-    raw_q: Shared,
-    raw_k: Shared,
-    raw_v: Shared,
-    decay_low: Shared,
-    gate_low: Shared,
-    b: Shared,
-    w: Shared,
-    q: Shared,
-    k: Shared,
-    v: Shared,
-    g: Shared,
-    gate: Shared,
-    out: Shared,
+    pub(crate) raw_q: Shared,
+    pub(crate) raw_k: Shared,
+    pub(crate) raw_v: Shared,
+    pub(crate) decay_low: Shared,
+    pub(crate) gate_low: Shared,
+    pub(crate) b: Shared,
+    pub(crate) w: Shared,
+    pub(crate) q: Shared,
+    pub(crate) k: Shared,
+    pub(crate) v: Shared,
+    pub(crate) g: Shared,
+    pub(crate) gate: Shared,
+    pub(crate) out: Shared,
     pub(crate) mixed: Shared,
 }
 
 impl Places {
-    pub(crate) fn of(rows: MixerRows<'_>) -> Self {
+    fn of(rows: MixerRows<'_>) -> Self {
         let [raw_q, raw_k, raw_v, decay_low, gate_low] =
             [rows.raw_q, rows.raw_k, rows.raw_v, rows.decay_low, rows.gate_low].map(|x| Shared(x.as_ptr().cast_mut()));
         let [b, w, q, k, v, g, gate, out, mixed] =
@@ -304,7 +304,8 @@ impl Mixer<'_> {
         let op = "mix";
         let s = &self.shape;
         s.check(op)?;
-        let (keys, values, m) = (s.heads * s.key_dim, s.value_heads * s.value_dim, lens.iter().sum::<usize>());
+        let (keys, values, m) = (s.heads * s.key_dim, s.value_heads * s.value_dim, rows_in(lens));
+        let of = |width: usize| m.saturating_mul(width);
         for (name, got, expected) in [
             ("q_taps", self.q_taps.len(), TAPS * keys),
             ("k_taps", self.k_taps.len(), TAPS * keys),
@@ -315,20 +316,20 @@ impl Mixer<'_> {
             ("g_up (its N)", self.g_up.rows(), values),
             ("g_bias", self.g_bias.len(), values),
             ("o_norm", self.o_norm.len(), s.value_dim),
-            ("raw_q", rows.raw_q.len(), m * keys),
-            ("raw_k", rows.raw_k.len(), m * keys),
-            ("raw_v", rows.raw_v.len(), m * values),
-            ("decay_low", rows.decay_low.len(), m * self.f_up.cols()),
-            ("gate_low", rows.gate_low.len(), m * self.g_up.cols()),
-            ("b", rows.b.len(), m * keys),
-            ("w", rows.w.len(), m * values),
-            ("q", rows.q.len(), m * keys),
-            ("k", rows.k.len(), m * keys),
-            ("v", rows.v.len(), m * values),
-            ("g", rows.g.len(), m * keys),
-            ("gate", rows.gate.len(), m * values),
-            ("out", rows.out.len(), m * values),
-            ("mixed", rows.mixed.len(), m * values),
+            ("raw_q", rows.raw_q.len(), of(keys)),
+            ("raw_k", rows.raw_k.len(), of(keys)),
+            ("raw_v", rows.raw_v.len(), of(values)),
+            ("decay_low", rows.decay_low.len(), of(self.f_up.cols())),
+            ("gate_low", rows.gate_low.len(), of(self.g_up.cols())),
+            ("b", rows.b.len(), of(keys)),
+            ("w", rows.w.len(), of(values)),
+            ("q", rows.q.len(), of(keys)),
+            ("k", rows.k.len(), of(keys)),
+            ("v", rows.v.len(), of(values)),
+            ("g", rows.g.len(), of(keys)),
+            ("gate", rows.gate.len(), of(values)),
+            ("out", rows.out.len(), of(values)),
+            ("mixed", rows.mixed.len(), of(values)),
         ] {
             length(op, name, got, expected)?;
         }

@@ -23,7 +23,7 @@ const LOOKS: usize = 500;
 const YIELDS: usize = 2000;
 /// Most homes of a region, and most items of one.
 const HOMES: usize = 16;
-const ITEMS: usize = (u32::MAX >> 7) as usize; // times HOMES, and more, it fits into 32 bits
+const ITEMS: usize = (u32::MAX >> 8) as usize; // times 16 homes, and 16, it fits into 32 bits
 
 /// Calls of [`on`] that have no thread yet.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -48,8 +48,8 @@ pub(crate) struct Stage<'a> {
 type Call = unsafe fn(*const (), &mut Parts<'_>);
 
 impl<'a> Stage<'a> {
-    /// `n` items, each of about `cost` nanoseconds on one thread. `work` is called once on each thread that takes part, and has to go through
-    /// all the parts that it is given.
+    /// `n` items, each of about `cost` nanoseconds on one thread. `work` has to go through all the parts that it is given; within
+    /// [`together`] it is called once on each thread that takes part.
     pub(crate) fn of<W: Fn(&mut Parts<'_>) + Sync>(n: usize, cost: usize, work: &'a W) -> Self {
         unsafe fn call<W: Fn(&mut Parts<'_>)>(work: *const (), parts: &mut Parts<'_>) {
             // SAFETY: the one that `of` was called with; it lives as long as the stage, which outlives what is done of it.
@@ -100,7 +100,8 @@ pub(crate) fn split(n: usize, cost: usize, work: &(impl Fn(Range<usize>) + Sync)
 pub(crate) fn stages(stages: &[Stage<'_>]) {
     let (threads, team) = (rayon::current_num_threads(), TEAM.get());
     let small = stages.len() == 1 && stages[0].n <= stages[0].least(WORTH_TOGETHER);
-    if small || team.is_null() || stages.iter().any(|stage| stage.n > ITEMS) {
+    // While a panic unwinds, nothing is begun that another could end.
+    if small || team.is_null() || panicking() || stages.iter().any(|stage| stage.n > ITEMS) {
         for stage in stages.iter().filter(|stage| stage.n > 0) {
             if small { stage.run(0..stage.n) } else { stage.join(threads) }
         }
@@ -209,7 +210,7 @@ struct Alone<T>(T);
 #[derive(Default)]
 #[repr(align(128))]
 struct Done {
-    /// Items, of all stages so far; but what the leader does of a region's last stage is not counted.
+    /// Items, of all stages so far; but what the leader does of a region's last stage is not counted, unless it panics.
     items: AtomicUsize,
     /// After a panic: the stage is done, and there will be no more.
     early: AtomicBool,
@@ -331,7 +332,7 @@ impl Team {
         TEAM.set(null());
         let open = Open(self, end);
         let (mut looks, mut of_last) = (0, 0);
-        let mut part = self.open(stages, 0);
+        let mut part = self.open(stages.as_ptr(), stages.len(), 0);
         loop {
             if let Some(part) = part {
                 of_last = self.take_part(0, part);
@@ -342,6 +343,8 @@ impl Team {
             }
             part = self.homes[0].take(true);
             if part.is_none() {
+                // Who took what was here may not have come to the other homes; who has done some of the last stage has been to all.
+                assert!(of_last > 0 || !failed(), "a part panicked on another thread");
                 looks += 1;
                 if looks < LOOKS { spin_loop() } else { yield_now() }
             }
@@ -368,13 +371,19 @@ impl Team {
         }
     }
 
-    /// Opens the first of `stages` that has items, unless there was a panic. Returns the first part of home `number`, which is the caller's
-    /// without asking. Called by who has done the last item of the stage before.
-    fn open(&self, stages: &[Stage<'_>], number: usize) -> Option<Range<usize>> {
-        let (stage, after) = stages.split_first()?;
-        if stage.n == 0 {
-            return self.open(after, number);
-        }
+    /// Opens the first of the `left` stages from `next` on that has items, unless there was a panic. Returns the first part of home `number`,
+    /// which is the caller's without asking. Called by who has done the last item of the stage before.
+    fn open(&self, mut next: *const Stage<'_>, mut left: usize, number: usize) -> Option<Range<usize>> {
+        let stage = loop {
+            left = left.checked_sub(1)?;
+            // SAFETY: it is one of `run`'s, which waits for the last of them, and that has items. An address, since who has opened that
+            // one may be here when `run` has returned.
+            let stage = unsafe { &*next };
+            next = next.wrapping_add(1);
+            if stage.n > 0 {
+                break stage;
+            }
+        };
         if self.failed.load(Ordering::Relaxed) {
             self.done.early.store(true, Ordering::Release);
             return None;
@@ -393,8 +402,8 @@ impl Team {
             let first = start..(start + share.max(least)).min(end);
             home.work.store(stage.work.cast_mut(), Ordering::Relaxed);
             home.call.store(stage.call as *mut (), Ordering::Relaxed);
-            home.next.store(after.as_ptr().cast_mut().cast(), Ordering::Relaxed);
-            home.left.store(after.len() as u16, Ordering::Relaxed);
+            home.next.store(next.cast_mut().cast(), Ordering::Relaxed);
+            home.left.store(left as u16, Ordering::Relaxed);
             home.homes.store(homes as u16, Ordering::Relaxed);
             home.shares.store(shares as u32, Ordering::Relaxed);
             home.first.store(packed(first.clone()), Ordering::Relaxed);
@@ -436,12 +445,7 @@ impl Team {
                     return taking.items;
                 }
             }
-            part = if taking.count() {
-                // SAFETY: the stages of a region, which is over only after the last of them.
-                self.open(unsafe { std::slice::from_raw_parts(next.cast(), left) }, number)
-            } else {
-                None
-            };
+            part = if taking.count() { self.open(next.cast(), left, number) } else { None };
         }
         0
     }

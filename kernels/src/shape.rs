@@ -74,6 +74,11 @@ pub(crate) fn rows_of(op: &'static str, name: &'static str, slice: &[f32], unit:
     if got.is_multiple_of(unit) { Ok(got / unit) } else { Err(ShapeError::Ragged { op, name, got, unit }) }
 }
 
+/// Rows of all sequences; the largest number where there is none.
+pub(crate) fn rows_in(lens: &[usize]) -> usize {
+    lens.iter().fold(0, |rows: usize, len| rows.saturating_add(*len))
+}
+
 /// `lens` sums to `rows`, and every state holds `end` elements.
 pub(crate) fn sequences<S: AsMut<[f32]>>(
     op: &'static str,
@@ -82,7 +87,7 @@ pub(crate) fn sequences<S: AsMut<[f32]>>(
     states: &mut [S],
     end: usize,
 ) -> Result<(), ShapeError> {
-    let got: usize = lens.iter().sum();
+    let got = rows_in(lens);
     if got != rows {
         return Err(ShapeError::Length { op, name: "lens (their sum)", got, expected: rows });
     }

@@ -151,6 +151,7 @@ fn what_does_not_fit_is_refused() {
         assert_eq!(written.all().collect::<Vec<_>>(), before, "something was written");
     };
     refused(&|case| case.lens[0] = 3, "raw_q has 192 elements");
+    refused(&|case| case.lens = vec![usize::MAX, 4], "raw_q has 192 elements");
     refused(&|case| case.lens.push(0), "states");
     refused(&|case| case.states[1].truncate(100), "state (at least) has 100");
     refused(&|case| case.at.conv_v += 3, "state (at least)");

@@ -78,6 +78,7 @@ fn what_does_not_fit_is_refused() {
         refused(lens, &|_, round| _ = round.low[1].pop(), "gate_low has");
         refused(lens, &|_, round| _ = round.states[0].drain(3..), "state (at least)");
         refused(lens, &|_, round| round.lens.push(1), "has");
+        refused(lens, &|_, round| round.lens = vec![usize::MAX, round.x.len() / 48 + 1], "has");
         refused(lens, &|weights, _| weights.norms[1].push(1.0), "mlp_norm has 49");
         refused(lens, &|weights, _| weights.norms[0].push(1.0), "has");
         for (at, n, k, what) in [

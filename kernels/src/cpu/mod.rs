@@ -124,7 +124,7 @@ pub(crate) struct Conv<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(pub(crate) *mut f32);
 
-// SAFETY: it is handed only to parts of one parallel call, which write to elements that no other part reads or writes.
+// SAFETY: it is handed only to parts of parallel calls, which write to elements that no other part of the same stage reads or writes.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
