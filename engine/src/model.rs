@@ -6,7 +6,7 @@
 //! Every row depends on its own tokens alone, bit for bit, whatever is read beside it: the kernels promise it for products
 //! and recurrences, and nothing here mixes rows. The plain twin of this file is `twin.rs`.
 
-use palimpsest_kernels::{Dtype, Floats, Gdn2Shape, Kernels, Layer, LayerRows, Matrix, Mixer, together};
+use palimpsest_kernels::{Dtype, Floats, Gdn2Shape, Kernels, Layer, LayerRows, Matrix, Mixer, MixerRows, together};
 
 use crate::cancel::Pace;
 use crate::checkpoint::{Checkpoint, Part};
@@ -391,20 +391,22 @@ impl Model {
         let all = LayerRows {
             x: s.x.at_least(d),
             normed: s.normed.at_least(d),
-            raw_q: s.raw_q.at_least(hk),
-            raw_k: s.raw_k.at_least(hk),
-            raw_v: s.raw_v.at_least(hv),
-            b: s.b.at_least(hk),
-            w: s.w.at_least(hv),
-            decay_low: s.decay_low.at_least(rows * c.decay_rank),
-            gate_low: s.gate_low.at_least(rows * c.gate_rank),
-            q: s.q.at_least(hk),
-            k: s.k.at_least(hk),
-            v: s.v.at_least(hv),
-            g: s.g.at_least(hk),
-            gate: s.gate.at_least(hv),
-            out: s.out.at_least(hv),
-            mixed: s.mixed.at_least(hv),
+            mixer: MixerRows {
+                raw_q: s.raw_q.at_least(hk),
+                raw_k: s.raw_k.at_least(hk),
+                raw_v: s.raw_v.at_least(hv),
+                b: s.b.at_least(hk),
+                w: s.w.at_least(hv),
+                decay_low: s.decay_low.at_least(rows * c.decay_rank),
+                gate_low: s.gate_low.at_least(rows * c.gate_rank),
+                q: s.q.at_least(hk),
+                k: s.k.at_least(hk),
+                v: s.v.at_least(hv),
+                g: s.g.at_least(hk),
+                gate: s.gate.at_least(hv),
+                out: s.out.at_least(hv),
+                mixed: s.mixed.at_least(hv),
+            },
             hidden: s.hidden.at_least(rows * c.hidden),
         };
         kernels.layer(&block.layer(c), &s.lens, all, batch, layer_offsets(c, layer))?;

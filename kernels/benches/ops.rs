@@ -131,7 +131,8 @@ fn mix_step<const LAYERS: usize>(bencher: Bencher, isa: Isa) {
     };
     let mut layers: Vec<Layer> = (0..LAYERS).map(|_| layer()).collect();
     let x = numbers(width);
-    let mut rows = [(); 9].map(|()| numbers(width));
+    let mut rows = [(); 12].map(|()| numbers(width));
+    let mut low = [(); 2].map(|()| numbers(rank));
     let mut next = 0;
     bencher.counter(ItemsCount::new(4 * shape.state_elements())).bench_local(|| {
         next = (next + 1) % LAYERS;
@@ -152,8 +153,8 @@ fn mix_step<const LAYERS: usize>(bencher: Bencher, isa: Isa) {
             erase_scale: 1.0,
             write_scale: 1.0,
         };
-        let [b, w, q, k, v, g, gate, out, mixed] = rows.each_mut().map(|row| &mut row[..]);
-        let (raw_q, raw_k, raw_v, decay_low, gate_low) = (&x[..], &x[..], &x[..], &x[..rank], &x[..rank]);
+        let [b, w, q, k, v, g, gate, out, mixed, raw_q, raw_k, raw_v] = rows.each_mut().map(|row| &mut row[..]);
+        let [decay_low, gate_low] = low.each_mut().map(|row| &mut row[..]);
         let rows = MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed };
         kernels.mix(&mixer, &[1], rows, state, at).expect("fits");
     });

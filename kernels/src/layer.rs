@@ -54,34 +54,8 @@ pub struct LayerRows<'a> {
     pub x: &'a mut [f32],
     /// Its norm `[M, D]`; one row mostly does without.
     pub normed: &'a mut [f32],
-    /// Projected queries `[M, HK]`.
-    pub raw_q: &'a mut [f32],
-    /// Projected keys `[M, HK]`.
-    pub raw_k: &'a mut [f32],
-    /// Projected values `[M, HV V]`.
-    pub raw_v: &'a mut [f32],
-    /// The erase gate `[M, HK]`.
-    pub b: &'a mut [f32],
-    /// The write gate `[M, HV V]`.
-    pub w: &'a mut [f32],
-    /// The decay's low rank `[M, rank]`.
-    pub decay_low: &'a mut [f32],
-    /// The output gate's low rank `[M, rank]`.
-    pub gate_low: &'a mut [f32],
-    /// Queries `[M, HK]`.
-    pub q: &'a mut [f32],
-    /// Keys `[M, HK]`.
-    pub k: &'a mut [f32],
-    /// Values `[M, HV V]`.
-    pub v: &'a mut [f32],
-    /// Log-decays `[M, HK]`.
-    pub g: &'a mut [f32],
-    /// The output gate's logits `[M, HV V]`.
-    pub gate: &'a mut [f32],
-    /// What the recurrence gives `[M, HV V]`.
-    pub out: &'a mut [f32],
-    /// The same, normed and gated `[M, HV V]`.
-    pub mixed: &'a mut [f32],
+    /// What becomes of it in the mixer; all of them out.
+    pub mixer: MixerRows<'a>,
     /// SwiGLU's hidden rows `[M, F]`.
     pub hidden: &'a mut [f32],
 }
@@ -95,11 +69,11 @@ impl Kernels {
         &self,
         layer: &Layer<'_>,
         lens: &[usize],
-        mut rows: LayerRows<'_>,
+        rows: LayerRows<'_>,
         states: &mut [S],
         at: LayerOffsets,
     ) -> Result<(), ShapeError> {
-        layer.check(lens, &mut rows, states, at)?;
+        layer.check(lens, &rows, states, at)?;
         let one = lens.iter().sum::<usize>() == 1;
         match lens.iter().zip(&mut *states).find(|(len, _)| **len == 1) {
             Some((_, state)) if one && layer.fits_one_row() => {
@@ -122,43 +96,28 @@ impl Kernels {
         states: &mut [S],
         at: LayerOffsets,
     ) -> Result<(), ShapeError> {
-        layer.check(lens, &mut rows, states, at)?;
-        let (l, r, eps) = (layer, &mut rows, layer.mixer.eps);
-        self.rms_norm(r.x, l.mixer_norm, eps, r.normed)?;
+        layer.check(lens, &rows, states, at)?;
+        let (l, eps) = (layer, layer.mixer.eps);
+        let LayerRows { x, normed, mixer: r, hidden } = &mut rows;
+        self.rms_norm(x, l.mixer_norm, eps, normed)?;
         self.matmul_each(
-            r.normed,
+            normed,
             [l.q, l.k, l.v, l.b, l.w, l.f_down, l.g_down],
             [&mut *r.raw_q, &mut *r.raw_k, &mut *r.raw_v, &mut *r.b, &mut *r.w, &mut *r.decay_low, &mut *r.gate_low],
         )?;
-        self.mix(&l.mixer, lens, r.mixer(), states, at)?;
-        self.matmul_add(r.mixed, l.o, r.x)?;
-        self.rms_norm(r.x, l.mlp_norm, eps, r.normed)?;
-        self.matmul_swiglu(r.normed, l.gate, l.up, r.hidden)?;
-        self.matmul_add(r.hidden, l.down, r.x)
+        self.mix(&l.mixer, lens, r.again(), states, at)?;
+        self.matmul_add(r.mixed, l.o, x)?;
+        self.rms_norm(x, l.mlp_norm, eps, normed)?;
+        self.matmul_swiglu(normed, l.gate, l.up, hidden)?;
+        self.matmul_add(hidden, l.down, x)
     }
 
     /// What was checked, of one row.
     fn layer_of_one_row(&self, layer: &Layer<'_>, rows: LayerRows<'_>, state: Shared, at: LayerOffsets) {
         let (l, mixer) = (layer, &layer.mixer);
         let width = l.mixer_norm.len();
-        let of = |row: &mut [f32]| Shared(row.as_mut_ptr());
-        let (x, hidden) = (of(rows.x), of(rows.hidden));
-        let places = Places {
-            raw_q: of(rows.raw_q),
-            raw_k: of(rows.raw_k),
-            raw_v: of(rows.raw_v),
-            decay_low: of(rows.decay_low),
-            gate_low: of(rows.gate_low),
-            b: of(rows.b),
-            w: of(rows.w),
-            q: of(rows.q),
-            k: of(rows.k),
-            v: of(rows.v),
-            g: of(rows.g),
-            gate: of(rows.gate),
-            out: of(rows.out),
-            mixed: of(rows.mixed),
-        };
+        let [x, hidden] = [rows.x, rows.hidden].map(|row| Shared(row.as_mut_ptr()));
+        let places = Places::of(rows.mixer);
         let inputs = [
             (l.q, places.raw_q),
             (l.k, places.raw_k),
@@ -217,27 +176,6 @@ impl Kernels {
     }
 }
 
-impl LayerRows<'_> {
-    fn mixer(&mut self) -> MixerRows<'_> {
-        MixerRows {
-            raw_q: self.raw_q,
-            raw_k: self.raw_k,
-            raw_v: self.raw_v,
-            decay_low: self.decay_low,
-            gate_low: self.gate_low,
-            b: self.b,
-            w: self.w,
-            q: self.q,
-            k: self.k,
-            v: self.v,
-            g: self.g,
-            gate: self.gate,
-            out: self.out,
-            mixed: self.mixed,
-        }
-    }
-}
-
 impl Layer<'_> {
     /// Are its first products of one type of weights? One row is made into words once for all of them.
     fn fits_one_row(&self) -> bool {
@@ -247,11 +185,11 @@ impl Layer<'_> {
     fn check<S: AsMut<[f32]>>(
         &self,
         lens: &[usize],
-        rows: &mut LayerRows<'_>,
+        rows: &LayerRows<'_>,
         states: &mut [S],
         at: LayerOffsets,
     ) -> Result<(), ShapeError> {
-        self.mixer.check(lens, &rows.mixer(), states, at)?;
+        self.mixer.check(lens, &rows.mixer, states, at)?;
         let (s, width, hidden, m) = (&self.mixer.shape, self.mixer_norm.len(), self.gate.rows(), lens.iter().sum::<usize>());
         let (keys, values) = (s.heads * s.key_dim, s.value_heads * s.value_dim);
         let expect = |name, got, expected| length("layer", name, got, expected);

@@ -53,15 +53,15 @@ pub struct Mixer<'a> {
 #[derive(Debug)]
 pub struct MixerRows<'a> {
     /// Projected queries `[M, HK]`.
-    pub raw_q: &'a [f32],
+    pub raw_q: &'a mut [f32],
     /// Projected keys `[M, HK]`.
-    pub raw_k: &'a [f32],
+    pub raw_k: &'a mut [f32],
     /// Projected values `[M, HV V]`.
-    pub raw_v: &'a [f32],
+    pub raw_v: &'a mut [f32],
     /// The decay's low rank `[M, rank]`.
-    pub decay_low: &'a [f32],
+    pub decay_low: &'a mut [f32],
     /// The output gate's low rank `[M, rank]`.
-    pub gate_low: &'a [f32],
+    pub gate_low: &'a mut [f32],
     /// Logits of the erase gate in, the gate out `[M, HK]`.
     pub b: &'a mut [f32],
     /// Logits of the write gate in, the gate out `[M, HV V]`.
@@ -269,12 +269,46 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    fn of(rows: MixerRows<'_>) -> Self {
-        let [raw_q, raw_k, raw_v, decay_low, gate_low] =
-            [rows.raw_q, rows.raw_k, rows.raw_v, rows.decay_low, rows.gate_low].map(|x| Shared(x.as_ptr().cast_mut()));
-        let [b, w, q, k, v, g, gate, out, mixed] =
-            [rows.b, rows.w, rows.q, rows.k, rows.v, rows.g, rows.gate, rows.out, rows.mixed].map(|x| Shared(x.as_mut_ptr()));
-        Self { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed }
+    pub(crate) fn of(rows: MixerRows<'_>) -> Self {
+        let of = |x: &mut [f32]| Shared(x.as_mut_ptr());
+        Self {
+            raw_q: of(rows.raw_q),
+            raw_k: of(rows.raw_k),
+            raw_v: of(rows.raw_v),
+            decay_low: of(rows.decay_low),
+            gate_low: of(rows.gate_low),
+            b: of(rows.b),
+            w: of(rows.w),
+            q: of(rows.q),
+            k: of(rows.k),
+            v: of(rows.v),
+            g: of(rows.g),
+            gate: of(rows.gate),
+            out: of(rows.out),
+            mixed: of(rows.mixed),
+        }
+    }
+}
+
+impl MixerRows<'_> {
+    /// The same, lent again.
+    pub(crate) fn again(&mut self) -> MixerRows<'_> {
+        MixerRows {
+            raw_q: self.raw_q,
+            raw_k: self.raw_k,
+            raw_v: self.raw_v,
+            decay_low: self.decay_low,
+            gate_low: self.gate_low,
+            b: self.b,
+            w: self.w,
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            g: self.g,
+            gate: self.gate,
+            out: self.out,
+            mixed: self.mixed,
+        }
     }
 }
 

@@ -70,6 +70,7 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
     let layer = Weights::random(&mut random, sizes, [w.dtype(); 13]);
     let mut round = Round::random(&mut random, &sizes, &lens);
     let (mut buffers, mut whole) = ([(); 5].map(|()| x.clone()), x.clone());
+    let mut read = [(); 5].map(|()| x.clone());
     // Each thread keeps memory for the rows of its products: it has it from the first one.
     rayon::broadcast(|_| {
         kernels.matmul(&x, w, &mut x.clone()).unwrap();
@@ -94,12 +95,13 @@ fn steps(kernels: &Kernels, w: &Matrix, rows: usize, count: usize) -> usize {
         together(|| {
             let [gate, hidden, v, mixed, erase] = buffers.each_mut().map(|x| &mut x[..]);
             kernels.matmul_swiglu(&x, w, w, hidden).unwrap();
+            let [raw_q, raw_k, raw_v, decay_low, gate_low] = read.each_mut().map(|x| &mut x[..]);
             let rows = MixerRows {
-                raw_q: &x,
-                raw_k: &x,
-                raw_v: &x,
-                decay_low: &x,
-                gate_low: &x,
+                raw_q,
+                raw_k,
+                raw_v,
+                decay_low,
+                gate_low,
                 b: erase,
                 w: hidden,
                 q: &mut a,

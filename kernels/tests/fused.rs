@@ -74,7 +74,7 @@ impl Case {
     /// All that is written: rows, then states.
     fn run(&self, kernels: &Kernels, fused: bool) -> Vec<f32> {
         let (mut written, mut states) = (Written::of(self, f32::NAN), self.states.clone());
-        let (mixer, rows) = (self.mixer(), written.rows(self));
+        let (mixer, rows) = (self.mixer(), written.rows());
         if fused {
             kernels.mix(&mixer, &self.lens, rows, &mut states, self.at).unwrap();
         } else {
@@ -88,6 +88,8 @@ impl Case {
 struct Written {
     keys: [Vec<f32>; 4],
     values: [Vec<f32>; 5],
+    /// What it reads: `raw_q, raw_k, raw_v`, and of low rank those of the decay and the output gate.
+    read: [Vec<f32>; 5],
 }
 
 impl Written {
@@ -97,11 +99,12 @@ impl Written {
         let (other_keys, other_values) = (vec![before; b.len()], vec![before; w.len()]);
         let keys = [b.clone(), other_keys.clone(), other_keys.clone(), other_keys];
         let values = [w.clone(), other_values.clone(), other_values.clone(), other_values.clone(), other_values];
-        Self { keys, values }
+        let ([raw_q, raw_k, _], [raw_v, _], [decay_low, gate_low]) = (&case.keys, &case.values, &case.low);
+        Self { keys, values, read: [raw_q, raw_k, raw_v, decay_low, gate_low].map(Clone::clone) }
     }
 
-    fn rows<'a>(&'a mut self, case: &'a Case) -> MixerRows<'a> {
-        let ([raw_q, raw_k, _], [raw_v, _], [decay_low, gate_low]) = (&case.keys, &case.values, &case.low);
+    fn rows(&mut self) -> MixerRows<'_> {
+        let [raw_q, raw_k, raw_v, decay_low, gate_low] = &mut self.read;
         let ([b, q, k, g], [w, v, gate, out, mixed]) = (&mut self.keys, &mut self.values);
         MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed }
     }
@@ -144,7 +147,7 @@ fn what_does_not_fit_is_refused() {
         change(&mut case);
         let (mut written, mut states) = (Written::of(&case, 7.0), case.states.clone());
         let before: Vec<f32> = written.all().collect();
-        let (mixer, rows) = (case.mixer(), written.rows(&case));
+        let (mixer, rows) = (case.mixer(), written.rows());
         let error = kernels.mix(&mixer, &case.lens, rows, &mut states, case.at).unwrap_err().to_string();
         assert!(error.starts_with("mix: ") && error.contains("the caller's") && error.contains(what), "{error}");
         assert_eq!(states, case.states);

@@ -1,6 +1,8 @@
 //! A layer of random weights.
 
-use palimpsest_kernels::{Dtype, Gdn2Shape, Kernels, Layer, LayerOffsets, LayerRows, Matrix, Mixer, OutputGate, ShapeError};
+use palimpsest_kernels::{
+    Dtype, Gdn2Shape, Kernels, Layer, LayerOffsets, LayerRows, Matrix, Mixer, MixerRows, OutputGate, ShapeError,
+};
 
 use super::Random;
 
@@ -136,7 +138,8 @@ impl Round {
     pub fn run(&mut self, kernels: &Kernels, weights: &Weights, at: LayerOffsets, at_once: bool) -> Result<(), ShapeError> {
         let ([b, q, k, g, raw_q, raw_k], [w, v, gate, out, mixed, raw_v]) = (&mut self.keys, &mut self.values);
         let ([decay_low, gate_low], normed, hidden, x) = (&mut self.low, &mut self.normed, &mut self.hidden, &mut self.x);
-        let rows = LayerRows { x, normed, raw_q, raw_k, raw_v, b, w, decay_low, gate_low, q, k, v, g, gate, out, mixed, hidden };
+        let mixer = MixerRows { raw_q, raw_k, raw_v, decay_low, gate_low, b, w, q, k, v, g, gate, out, mixed };
+        let rows = LayerRows { x, normed, mixer, hidden };
         let (layer, lens, states) = (&weights.layer(), &self.lens, &mut self.states);
         if at_once {
             kernels.layer(layer, lens, rows, states, at)
